@@ -1,0 +1,56 @@
+# Everything a person or CI does with this project; `make` alone lists it.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint fmt check lock clean python
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-9s", $$1, $$2; $$1 = $$2 = ""; print }'
+
+install: .venv/.run ## make .venv with what the bridge runs with
+
+run: .venv/.run ## start the bridge here, on http://127.0.0.1:3000 unless BIND says otherwise
+	@mkdir -p var
+	@$(BIN)/python -m app.settings --summary
+	@exec $(BIN)/gunicorn -c gunicorn.conf.py wsgi:app
+
+test: .venv/.dev ## run all tests
+	@$(BIN)/python -m pytest
+
+lint: .venv/.dev ## ruff's rules
+	@$(BIN)/ruff check .
+
+fmt: .venv/.dev ## format, and repair what ruff can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+check: .venv/.dev ## rules, format and types; changes nothing
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+lock: .venv/.dev ## write the locks anew from requirements*.txt
+	@for name in requirements requirements-dev; do \
+		$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
+			--no-emit-index-url --no-header $$name.txt -o $$name.lock || exit 1; \
+	done
+
+clean: ## remove .venv and caches; var/ with the journal stays
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+python:
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed; '$(PYTHON)' is not there (make PYTHON=...)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) -V 2>&1) (make PYTHON=...)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is needed (on Debian: apt-get install python3-venv)" >&2; exit 1; }
+
+# Stamps: a second run has nothing to do.
+.venv/.run: requirements.lock | python
+	@echo "installing into .venv ..."
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@touch $@
+
+.venv/.dev: requirements-dev.lock .venv/.run
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	@touch $@
