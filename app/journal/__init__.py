@@ -1,0 +1,326 @@
+"""The journal's interface: every session's events, and what is kept beside them; the only state that matters.
+
+One write, :meth:`Journal.commit`, takes one :class:`Change` and makes all of it durable or none of it. Reads never wait
+for a write. Both backends (``sqlite``, ``redis``) hold exactly this, and one contract test suite runs on both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+Json = Mapping[str, Any]
+InputKind = Literal["chat", "repair"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event before it has a number. ``type`` and ``data`` are those of ``events.py``."""
+
+    type: str
+    data: Json
+    turn_id: str | None = None
+    request_id: str | None = None
+    repair_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A durable event. ``frame`` is its wire form, made once, when it was journalled."""
+
+    session_id: str
+    seq: int
+    type: str
+    frame: str
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The frame, decoded: ``type``, ``seq``, ``at``, ``data`` and the ids that apply."""
+        decoded: dict[str, Any] = json.loads(self.frame)
+        return decoded
+
+    @property
+    def data(self) -> dict[str, Any]:
+        data: dict[str, Any] = self.body["data"]
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A chat that builds and owns workflows.
+
+    :ivar state: ``live``; ``asleep`` (idle, out of the live set; wakes when used); ``closed`` (for good).
+    :ivar first_seq: lowest number still kept (1 before any trimming).
+    :ivar last_seq: highest number given; 0 for a new session.
+    """
+
+    session_id: str
+    token_hash: str
+    state: Literal["live", "asleep", "closed"]
+    created_at: datetime
+    last_active_at: datetime
+    first_seq: int
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewInput:
+    """Something a turn must answer.
+
+    :ivar kind: which sort of turn.
+    :ivar event: index into the change's events of the event that is answered, or ``None`` with ``seq`` set.
+    :ivar seq: number of an older event that is answered (a person's ``retry_repair``).
+    :ivar key: what the turn works on: a repair id; empty for chat.
+    :ivar delay_s: not before so many seconds from now.
+    """
+
+    kind: InputKind
+    event: int | None = 0
+    seq: int | None = None
+    key: str = ""
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An unanswered input.
+
+    :ivar turn_id: the turn that was begun for it and has not ended, else ``None``.
+    :ivar started_seq: number of that turn's ``turn_started``.
+    :ivar takeovers: how many turns for it were lost with their worker.
+    :ivar cancelled: a person has asked to stop the turn in ``turn_id``.
+    """
+
+    input_id: int
+    session_id: str
+    kind: InputKind
+    seq: int
+    key: str
+    turn_id: str | None
+    started_seq: int
+    takeovers: int
+    cancelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartInput:
+    """Marks ``input_id`` as being answered by ``turn_id``; ``takeovers`` is written as given.
+
+    With ``turn_id=None`` the input is parked: free for anyone, and no takeover is counted for it.
+    """
+
+    input_id: int
+    turn_id: str | None
+    takeovers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A right that runs out. ``epoch`` only grows, so a holder that was paused is refused afterwards."""
+
+    name: str
+    holder: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An input to answer, and the lease (``session:<id>``) under which to do it."""
+
+    input: Input
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A JSON value beside the events. ``version`` counts its writes from 1."""
+
+    kind: str
+    key: str
+    version: int
+    body: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write a document whole.
+
+    :ivar groups: labels :meth:`Journal.find` lists it under; they replace the former ones.
+    :ivar expect: version it must have now (0: it must not exist); ``None``: whatever it has.
+    """
+
+    kind: str
+    key: str
+    body: Json
+    groups: tuple[str, ...] = ()
+    expect: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove a document, if it is there; ``expect`` as in :class:`Put`."""
+
+    kind: str
+    key: str
+    expect: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """Nothing is written unless this document has this version (0: does not exist)."""
+
+    kind: str
+    key: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """An idempotency key: the first change that carries it happens, later ones find ``result``.
+
+    Keys are kept for ``JOURNAL_RETENTION_DAYS``.
+    """
+
+    key: str
+    result: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Begin a session; refused with ``TooManySessionsError`` where ``max_live`` are live already."""
+
+    token_hash: str
+    max_live: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One atomic write. Checked first, in this order: once, fence, expects, session, inputs; then all is written.
+
+    :ivar session_id: the session whose log ``events`` go to; must be open unless nothing is appended.
+    :ivar once: idempotency; where the key is known already nothing else is looked at.
+    :ivar fences: every one must be held, with its epoch, by its holder.
+    :ivar add: inputs that are born with this change; at most ``max_pending`` of their kind may be unanswered after it.
+    :ivar start: see :class:`StartInput`. ``answer``: the input that is answered for good.
+    :ivar cancel_turn: flags the input that this turn answers; ``StaleDocumentError`` where no such turn runs.
+    :ivar drop_deltas: removes the session's ``assistant_delta`` events of these message ids.
+    :ivar close_session: the session's last change: its inputs go, its state is ``closed``.
+    :ivar wake: topics to wake besides those the change implies (``session:<id>`` for events, ``inputs`` for inputs).
+    """
+
+    session_id: str | None = None
+    events: Sequence[NewEvent] = ()
+    once: Once | None = None
+    fences: Sequence[Lease] = ()
+    expects: Sequence[Expect] = ()
+    open_session: OpenSession | None = None
+    add: NewInput | None = None
+    max_pending: int | None = None
+    start: StartInput | None = None
+    answer: int | None = None
+    cancel_turn: str | None = None
+    puts: Sequence[Put] = ()
+    deletes: Sequence[Delete] = ()
+    drop_deltas: Sequence[str] = ()
+    close_session: bool = False
+    wake: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What became of a change.
+
+    :ivar seqs: numbers given to its events, in order.
+    :ivar duplicate: its idempotency key was taken; nothing was written; ``result`` and ``seqs`` are the first one's
+        (``seqs`` holds the first event's number only).
+    """
+
+    seqs: tuple[int, ...] = ()
+    duplicate: bool = False
+    result: Json = field(default_factory=dict)
+
+    @property
+    def seq(self) -> int:
+        return self.seqs[0] if self.seqs else 0
+
+
+class Watch(Protocol):
+    """Wakes its one waiter when something on its topics was committed, by any process."""
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block this greenlet until woken (``True``) or until the time is up (``False``). Wake-ups while nobody waits
+        are remembered as one."""
+
+    def wake(self) -> None:
+        """Wake the waiter from this process, for reasons the journal knows nothing of (a drain)."""
+
+
+class Journal(Protocol):
+    """All methods are called from the worker's loop and block only their greenlet.
+
+    Each raises ``JournalUnavailableError`` when the backend cannot answer in time; then nothing was acknowledged.
+    """
+
+    def commit(self, change: Change) -> Committed:
+        """Make ``change`` durable.
+
+        :raises SessionNotFoundError: no open session ``change.session_id``.
+        :raises LeaseLostError: a fence is not held any more.
+        :raises StaleDocumentError: an expected version differs.
+        :raises TooManyPendingError: ``max_pending`` exceeded. :raises TooManySessionsError: ``max_live`` exceeded.
+        """
+
+    def events(self, session_id: str, *, after: int = 0, limit: int = 200, types: Sequence[str] = ()) -> list[Event]:
+        """Events with ``seq > after``, oldest first; of ``types`` only, where given."""
+
+    def session(self, session_id: str) -> Session | None: ...
+
+    def sessions(self, *, limit: int = 100, state: str | None = None) -> list[Session]:
+        """Open sessions, the most recently active first; ``state`` narrows them."""
+
+    def idle_sessions(self, *, limit: int) -> list[Session]:
+        """Live sessions without an unanswered input, the longest idle first."""
+
+    def live_sessions(self) -> int:
+        """How many sessions are live; constant cost."""
+
+    def touch(self, session_id: str, *, live: bool) -> None:
+        """Note activity now and put the session into (or out of) the live set. A closed one is left as it is."""
+
+    def pending(self, session_id: str) -> list[Input]:
+        """The session's unanswered inputs, oldest first."""
+
+    def get(self, kind: str, key: str) -> Document | None: ...
+
+    def find(self, kind: str, group: str = "", *, limit: int = 100, before: datetime | None = None) -> list[Document]:
+        """Documents of ``kind`` labelled ``group`` (all, where empty), newest created first."""
+
+    def claim(self, holder: str, *, ttl_s: float) -> Claim | None:
+        """Take the lease of a session that has a due input and no live lease; the least recently served goes first."""
+
+    def acquire(self, name: str, holder: str, *, ttl_s: float) -> Lease | None:
+        """Take a lease that is free or expired (also from oneself, with a new epoch); ``None`` where it is held."""
+
+    def renew(self, leases: Iterable[Lease], *, ttl_s: float) -> set[Lease]:
+        """Prolong; returns those that were lost."""
+
+    def release(self, lease: Lease) -> None:
+        """Give it back; nothing happens where it is not held."""
+
+    def held(self, name: str) -> bool:
+        """Whether anybody holds an unexpired lease of this name."""
+
+    def watch(self, *topics: str) -> AbstractContextManager[Watch]:
+        """Follow topics: ``session:<id>``, ``inputs``, or any name given in ``Change.wake``."""
+
+    def check(self) -> None:
+        """Raise ``JournalUnavailableError`` where a write would fail now. Writes nothing that lasts."""
+
+    def close(self) -> None:
+        """Finish what was accepted, then let go. Idempotent."""

@@ -1,0 +1,317 @@
+"""The documents kept beside the events, typed: registrations, cases, repairs, snapshots, dead letters, connections.
+
+Each record knows its kind, its key and its labels, so that nobody else spells them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
+from typing import Any, ClassVar, Literal, Self
+
+from app.errors import ConflictError, StaleDocumentError
+from app.journal import Delete, Document, Expect, Journal, Put
+
+Autonomy = Literal["observe", "suggest", "ask", "auto"]
+AUTONOMIES: tuple[Autonomy, ...] = ("observe", "suggest", "ask", "auto")
+"""From the least the bridge may do to the most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A document as a value. ``version`` is the one it was read with; 0: not stored yet."""
+
+    KIND: ClassVar[str]
+    version: int = field(default=0, compare=False)
+    stored_at: datetime | None = field(default=None, compare=False)
+
+    @property
+    def key(self) -> str:
+        raise NotImplementedError(type(self).__name__)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ()
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        known = {f.name for f in fields(cls)}
+        body = {name: value for name, value in document.body.items() if name in known}
+        return cls(**{**body, "version": document.version, "stored_at": document.created_at})
+
+    @classmethod
+    def get(cls, journal: Journal, key: str) -> Self | None:
+        document = journal.get(cls.KIND, key)
+        return cls.of(document) if document else None
+
+    @classmethod
+    def find(cls, journal: Journal, label: str = "", *, limit: int = 100) -> list[Self]:
+        """Newest first."""
+        return [cls.of(document) for document in journal.find(cls.KIND, label, limit=limit)]
+
+    def put(self, **changes: Any) -> Put:
+        """The write of this record with ``changes``, refused if somebody else wrote it since it was read."""
+        new = replace(self, **changes)
+        body = asdict(new)
+        del body["version"], body["stored_at"]
+        return Put(self.KIND, new.key, body, new.labels, self.version)
+
+    def delete(self) -> Delete:
+        return Delete(self.KIND, self.key, self.version)
+
+    def unchanged(self) -> Expect:
+        return Expect(self.KIND, self.key, self.version)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration(Record):
+    """Which session owns a workflow. Outlives the session's sockets by months."""
+
+    KIND = "registration"
+    workflow_id: str
+    session_id: str
+    name: str
+    autonomy: Autonomy
+
+    @property
+    def key(self) -> str:
+        return self.workflow_id
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (f"session:{self.session_id}",)
+
+    def public(self) -> dict[str, Any]:
+        return {"workflowId": self.workflow_id, "name": self.name, "autonomy": self.autonomy}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case(Record):
+    """One error signature of one workflow: how often it was seen and where its repair stands.
+
+    :ivar state: ``open`` (a repair is queued, running or waiting), ``blocked`` (only a person's word starts another),
+        ``closed``.
+    :ivar attempts: repairs begun since the case was last good.
+    :ivar outcome: how the last repair ended, as the metric's label values.
+    :ivar closed_at_s: epoch seconds of that.
+    """
+
+    KIND = "case"
+    workflow_id: str
+    signature: str
+    state: Literal["open", "blocked", "closed"] = "closed"
+    repair_id: str = ""
+    attempts: int = 0
+    count: int = 0
+    outcome: str = ""
+    closed_at_s: float = 0.0
+    diagnosis: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.workflow_id}:{self.signature}"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (f"workflow:{self.workflow_id}",)
+
+
+RepairState = Literal[
+    "queued",
+    "running",
+    "waiting",
+    "publishing",
+    "published",
+    "rejected",
+    "expired",
+    "unverified",
+    "failed",
+    "not_a_bug",
+    "rolled_back",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair(Record):
+    """The work on one broken workflow, from the error to its end.
+
+    :ivar error_seq: number of the ``workflow_error`` it answers; known once it was begun.
+    :ivar report: what the callback told, redacted: ``execution``, ``trigger``, ``error``, ``node``.
+    :ivar proposals: how many changes the agent has proposed in this attempt.
+    :ivar proposal: the workflow as proposed (name, nodes, connections, settings).
+    :ivar base_version_id: version of the workflow that the proposal was made on.
+    :ivar expires_at_s: epoch seconds; a proposal that waits longer is ``expired``.
+    """
+
+    KIND = "repair"
+    repair_id: str
+    session_id: str
+    workflow_id: str
+    workflow_name: str
+    signature: str
+    attempt: int
+    error_seq: int = 0
+    state: RepairState = "queued"
+    report: dict[str, Any] = field(default_factory=dict)
+    request_id: str | None = None
+    diagnosis: str = ""
+    summary: str = ""
+    proposals: int = 0
+    diff: list[dict[str, Any]] = field(default_factory=list)
+    proposal: dict[str, Any] | None = None
+    base_version_id: str = ""
+    snapshot_id: str = ""
+    expires_at_s: float = 0.0
+    decided_by: str = ""
+    reason: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.repair_id
+
+    @property
+    def case_key(self) -> str:
+        return f"{self.workflow_id}:{self.signature}"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        labels = [f"session:{self.session_id}", f"workflow:{self.workflow_id}"]
+        if self.state in ("waiting", "publishing"):
+            labels += [self.state, f"{self.state}:{self.session_id}"]
+        return tuple(labels)
+
+    def public(self) -> dict[str, Any]:
+        """What ``GET /sessions/<id>/repairs`` shows."""
+        return {
+            "repairId": self.repair_id,
+            "workflowId": self.workflow_id,
+            "workflowName": self.workflow_name,
+            "signature": self.signature,
+            "state": self.state,
+            "attempt": self.attempt,
+            "errorSeq": self.error_seq,
+            "kind": self.diagnosis or None,
+            "summary": self.summary or None,
+            "diff": self.diff,
+            "snapshotId": self.snapshot_id or None,
+            "decidedBy": self.decided_by or None,
+            "reason": self.reason or None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot(Record):
+    """A workflow as it was before a write.
+
+    :ivar cause: ``repair``, ``chat`` or ``rollback``: what was about to be written.
+    """
+
+    KIND = "snapshot"
+    snapshot_id: str
+    workflow_id: str
+    version_id: str
+    hash: str
+    cause: Literal["repair", "chat", "rollback"]
+    workflow: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return self.snapshot_id
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (f"workflow:{self.workflow_id}",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollback(Record):
+    """An undo that was asked for and is not finished: the intent that outlives the worker that began it."""
+
+    KIND = "rollback"
+    workflow_id: str
+    session_id: str
+    snapshot_id: str
+    by: str
+
+    @property
+    def key(self) -> str:
+        return self.workflow_id
+
+
+DeadLetterReason = Literal["no_session", "session_closed", "bad_schema", "too_large", "rate_limited"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter(Record):
+    """A callback that reached nobody, kept redacted.
+
+    :ivar report: the parsed body, where it could be parsed; only such a letter can be replayed.
+    :ivar text: else what came: the body, or its first and last 32 KiB.
+    :ivar idempotency_key: of the callback, empty where it had none.
+    """
+
+    KIND = "dead_letter"
+    dead_letter_id: str
+    reason: DeadLetterReason
+    state: Literal["kept", "replayed"] = "kept"
+    workflow_id: str = ""
+    execution_id: str = ""
+    idempotency_key: str = ""
+    report: dict[str, Any] | None = None
+    text: str = ""
+    size_bytes: int = 0
+    request_id: str = ""
+    session_id: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.dead_letter_id
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (f"reason:{self.reason}",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenConnection(Record):
+    """A socket that is open somewhere; ``holder`` is its worker, whose lease tells whether this is still true."""
+
+    KIND = "connection"
+    connection_id: str
+    session_id: str
+    holder: str
+
+    @property
+    def key(self) -> str:
+        return self.connection_id
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (f"session:{self.session_id}",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling(Record):
+    """The brake: how far any repair may go, whatever its workflow's own autonomy says."""
+
+    KIND = "ceiling"
+    autonomy: Autonomy = "auto"
+
+    @property
+    def key(self) -> str:
+        return "all"
+
+
+def retry_stale(write: Callable[[], Any], *, tries: int = 30) -> Any:
+    """Call ``write`` (read, decide, commit) again while somebody else's write came in between.
+
+    :raises ConflictError: it came in between every time.
+    """
+    from_stale: Exception | None = None
+    for _ in range(tries):
+        try:
+            return write()
+        except StaleDocumentError as exc:
+            from_stale = exc
+    raise ConflictError("It is being changed by others right now; try again.") from from_stale

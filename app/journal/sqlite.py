@@ -1,0 +1,257 @@
+"""The journal in one SQLite file, for one machine: WAL, ``synchronous=FULL``, group commit, indexed reads in the loop.
+
+Writes go through :mod:`app.journal.writer`'s thread. Reads use a connection of the loop's own; each is an indexed
+lookup or a bounded range, so it may run in the loop.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from app.errors import JournalUnavailableError
+from app.journal import Change, Claim, Committed, Document, Event, Input, Lease, Session, Watch
+from app.journal.sqlite_change import apply, count_live, prepare, set_state
+from app.journal.sqlite_schema import SEQ_BITS, connect
+from app.journal.sqlite_schema import prepare as prepare_file
+from app.journal.wakeups import Wakeups
+from app.journal.writer import GroupCommitter
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+SESSION = "session_id, token_hash, state, created_at, last_active_at, first_seq, last_seq"
+INPUT = "i.input_id, s.session_id, i.kind, i.seq, i.key, i.turn_id, i.started_seq, i.takeovers, i.cancelled"
+DOCUMENT = "kind, key, version, body, created_at, updated_at"
+
+
+class SqliteJournal:
+    """See :class:`app.journal.Journal`. Belongs to the thread and loop that made it; one per worker process."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        :raises ConfigError: ``JOURNAL_PATH`` cannot be used. :raises JournalUnavailableError: it cannot be opened now.
+        """
+        try:
+            prepare_file(path)
+            self._reader = connect(path, read_only=True)
+            self._wakeups = Wakeups(path.with_name(path.name + ".wake"), data_version=self._data_version)
+        except sqlite3.Error as exc:
+            raise JournalUnavailableError("The journal cannot be opened.") from exc
+        self._writer = GroupCommitter(
+            partial(connect, path), on_commit=self._wakeups.wake_local, announce=self._wakeups.announce
+        )
+        self._closed = False
+
+    @property
+    def transactions(self) -> int:
+        """How many transactions this process has committed."""
+        return self._writer.transactions
+
+    # -- writes
+
+    def commit(self, change: Change) -> Committed:
+        return self._writer.run(partial(apply, prepare(change)))
+
+    def touch(self, session_id: str, *, live: bool) -> None:
+        def operation(connection: sqlite3.Connection) -> tuple[None, Iterable[str]]:
+            query = "SELECT number, state FROM sessions WHERE session_id = ?"
+            row = connection.execute(query, (session_id,)).fetchone()
+            if row is not None and row[1] != "closed":
+                now = (time.time(), row[0])
+                connection.execute("UPDATE sessions SET last_active_at = ? WHERE number = ?", now)
+                set_state(connection, row[0], row[1], "live" if live else "asleep")
+            return None, ()
+
+        self._writer.run(operation)
+
+    def claim(self, holder: str, *, ttl_s: float) -> Claim | None:
+        def operation(connection: sqlite3.Connection) -> tuple[Claim | None, Iterable[str]]:
+            now = time.time()
+            row = connection.execute(
+                f"SELECT {INPUT}, s.number FROM inputs i JOIN sessions s ON s.number = i.session "  # noqa: S608
+                "LEFT JOIN leases l ON l.name = 'session:' || s.session_id AND l.expires_at > ? "
+                "WHERE i.due_at <= ? AND l.name IS NULL "
+                # The least recently served session; in it, what was begun and lost, then the oldest.
+                "ORDER BY s.served_at, i.turn_id IS NULL, i.input_id LIMIT 1",
+                (now, now),
+            ).fetchone()
+            if row is None:
+                return None, ()
+            connection.execute("UPDATE sessions SET served_at = ? WHERE number = ?", (now, row[-1]))
+            found = _input(row[:-1])
+            return Claim(found, _take(connection, f"session:{found.session_id}", holder, now + ttl_s)), ()
+
+        if self._read(lambda c: c.execute("SELECT 1 FROM inputs LIMIT 1").fetchone()) is None:
+            return None
+        return self._writer.run(operation)
+
+    def acquire(self, name: str, holder: str, *, ttl_s: float) -> Lease | None:
+        def operation(connection: sqlite3.Connection) -> tuple[Lease | None, Iterable[str]]:
+            now = time.time()
+            query = "SELECT 1 FROM leases WHERE name = ? AND expires_at > ?"
+            if connection.execute(query, (name, now)).fetchone() is not None:
+                return None, ()
+            return _take(connection, name, holder, now + ttl_s), ()
+
+        return self._writer.run(operation)
+
+    def renew(self, leases: Iterable[Lease], *, ttl_s: float) -> set[Lease]:
+        wanted = list(leases)
+
+        def operation(connection: sqlite3.Connection) -> tuple[set[Lease], Iterable[str]]:
+            expires_at, lost = time.time() + ttl_s, set()
+            update = "UPDATE leases SET expires_at = ? WHERE name = ? AND holder = ? AND epoch = ?"
+            for lease in wanted:
+                if not connection.execute(update, (expires_at, lease.name, lease.holder, lease.epoch)).rowcount:
+                    lost.add(lease)
+            return lost, ()
+
+        return self._writer.run(operation) if wanted else set()
+
+    def release(self, lease: Lease) -> None:
+        def operation(connection: sqlite3.Connection) -> tuple[None, Iterable[str]]:
+            # The row stays, with no holder: its epoch must never be given twice.
+            update = "UPDATE leases SET holder = '', expires_at = 0 WHERE name = ? AND holder = ? AND epoch = ?"
+            freed = connection.execute(update, (lease.name, lease.holder, lease.epoch)).rowcount
+            return None, ("inputs",) if freed and lease.name.startswith("session:") else ()
+
+        self._writer.run(operation)
+
+    # -- reads
+
+    def events(self, session_id: str, *, after: int = 0, limit: int = 200, types: Sequence[str] = ()) -> list[Event]:
+        def read(connection: sqlite3.Connection) -> list[Event]:
+            query = "SELECT number FROM sessions WHERE session_id = ?"
+            row = connection.execute(query, (session_id,)).fetchone()
+            if row is None:
+                return []
+            low, high = row[0] << SEQ_BITS, (row[0] + 1) << SEQ_BITS
+            narrowed = f"AND type IN ({','.join('?' * len(types))}) " if types else ""
+            rows = connection.execute(
+                "SELECT position, type, frame FROM events WHERE position > ? AND position < ? "  # noqa: S608
+                f"{narrowed}ORDER BY position LIMIT ?",
+                (low + min(after, high - low - 1), high, *types, limit),
+            )
+            return [Event(session_id, position - low, kind, frame) for position, kind, frame in rows]
+
+        return self._read(read)
+
+    def session(self, session_id: str) -> Session | None:
+        query = f"SELECT {SESSION} FROM sessions WHERE session_id = ?"  # noqa: S608
+        row = self._read(lambda c: c.execute(query, (session_id,)).fetchone())
+        return _session(row) if row else None
+
+    def sessions(self, *, limit: int = 100, state: str | None = None) -> list[Session]:
+        states = (state,) if state else ("live", "asleep")
+        query = (
+            f"SELECT {SESSION} FROM sessions WHERE state IN ({','.join('?' * len(states))}) "  # noqa: S608
+            "ORDER BY last_active_at DESC, number DESC LIMIT ?"
+        )
+        return [_session(row) for row in self._read(lambda c: c.execute(query, (*states, limit)).fetchall())]
+
+    def idle_sessions(self, *, limit: int) -> list[Session]:
+        query = (
+            f"SELECT {SESSION} FROM sessions WHERE state = 'live' "  # noqa: S608
+            "AND NOT EXISTS (SELECT 1 FROM inputs WHERE session = number) ORDER BY last_active_at LIMIT ?"
+        )
+        return [_session(row) for row in self._read(lambda c: c.execute(query, (limit,)).fetchall())]
+
+    def live_sessions(self) -> int:
+        return self._read(count_live)
+
+    def pending(self, session_id: str) -> list[Input]:
+        query = (
+            f"SELECT {INPUT} FROM inputs i JOIN sessions s ON s.number = i.session "  # noqa: S608
+            "WHERE s.session_id = ? ORDER BY i.input_id"
+        )
+        return [_input(row) for row in self._read(lambda c: c.execute(query, (session_id,)).fetchall())]
+
+    def get(self, kind: str, key: str) -> Document | None:
+        query = f"SELECT {DOCUMENT} FROM documents WHERE kind = ? AND key = ?"  # noqa: S608
+        row = self._read(lambda c: c.execute(query, (kind, key)).fetchone())
+        return _document(row) if row else None
+
+    def find(self, kind: str, group: str = "", *, limit: int = 100, before: datetime | None = None) -> list[Document]:
+        query, values = f"SELECT {DOCUMENT} FROM documents d WHERE kind = ?", [kind]  # noqa: S608
+        if group:
+            columns = ", ".join(f"d.{name}" for name in DOCUMENT.split(", "))
+            query = (
+                f"SELECT {columns} FROM labels l JOIN documents d ON d.number = l.document "  # noqa: S608
+                "WHERE l.kind = ? AND l.label = ?"
+            )
+            values.append(group)
+        bound: list[Any] = list(values)
+        if before is not None:
+            query += " AND d.created_at < ?"
+            bound.append(before.timestamp())
+        query += f" ORDER BY {'l.document' if group else 'd.number'} DESC LIMIT ?"
+        rows = self._read(lambda c: c.execute(query, (*bound, limit)).fetchall())
+        return [_document(row) for row in rows]
+
+    def held(self, name: str) -> bool:
+        query = "SELECT 1 FROM leases WHERE name = ? AND expires_at > ?"
+        return self._read(lambda c: c.execute(query, (name, time.time())).fetchone()) is not None
+
+    # -- the rest
+
+    def watch(self, *topics: str) -> AbstractContextManager[Watch]:
+        return self._wakeups.watch(*topics)
+
+    def check(self) -> None:
+        # An empty transaction takes the write lock and gives it back.
+        self._writer.run(lambda connection: (None, ()))
+        self._read(count_live)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._writer.stop()
+            self._wakeups.stop()
+            self._reader.close()
+
+    def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return read(self._reader)
+        except sqlite3.Error as exc:
+            raise JournalUnavailableError("The journal cannot be read now.") from exc
+
+    def _data_version(self) -> int:
+        (version,) = self._reader.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+
+def _take(connection: sqlite3.Connection, name: str, holder: str, expires_at: float) -> Lease:
+    (epoch,) = connection.execute(
+        "INSERT INTO leases VALUES (?, ?, 1, ?) ON CONFLICT (name) DO UPDATE "
+        "SET holder = excluded.holder, epoch = epoch + 1, expires_at = excluded.expires_at RETURNING epoch",
+        (name, holder, expires_at),
+    ).fetchone()
+    return Lease(name, holder, epoch)
+
+
+def _time(value: float) -> datetime:
+    return datetime.fromtimestamp(value, UTC)
+
+
+def _session(row: Any) -> Session:
+    session_id, token_hash, state, created_at, last_active_at, first_seq, last_seq = row
+    return Session(session_id, token_hash, state, _time(created_at), _time(last_active_at), first_seq, last_seq)
+
+
+def _input(row: Any) -> Input:
+    input_id, session_id, kind, seq, key, turn_id, started_seq, takeovers, cancelled = row
+    return Input(input_id, session_id, kind, seq, key, turn_id, started_seq, takeovers, bool(cancelled))
+
+
+def _document(row: Any) -> Document:
+    kind, key, version, body, created_at, updated_at = row
+    return Document(kind, key, version, json.loads(body), _time(created_at), _time(updated_at))

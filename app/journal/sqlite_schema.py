@@ -1,0 +1,133 @@
+"""The SQLite journal's file: its tables, how a connection to it is opened, and where it may not lie."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from app.errors import ConfigError
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 2.0
+SEQ_BITS = 32
+"""An event's row id is its session's number and its own: ``number << SEQ_BITS | seq``. One B-tree, in reading order."""
+
+NETWORK_FILE_SYSTEMS = {
+    *("afs", "ceph", "cifs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs", "lustre"),
+    *("nfs", "nfs4", "smb3", "smbfs"),
+}
+
+TABLES = """
+CREATE TABLE sessions (
+    number INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL UNIQUE,
+    token_hash TEXT NOT NULL,
+    state TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    last_active_at REAL NOT NULL,
+    served_at REAL NOT NULL DEFAULT 0,
+    first_seq INTEGER NOT NULL DEFAULT 1,
+    last_seq INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX sessions_by_state ON sessions (state);
+CREATE TABLE events (position INTEGER PRIMARY KEY, type TEXT NOT NULL, message_id TEXT, frame TEXT NOT NULL);
+CREATE INDEX deltas ON events (message_id) WHERE message_id IS NOT NULL;
+CREATE TABLE inputs (
+    input_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    session INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    due_at REAL NOT NULL,
+    turn_id TEXT,
+    started_seq INTEGER NOT NULL DEFAULT 0,
+    takeovers INTEGER NOT NULL DEFAULT 0,
+    cancelled INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX inputs_by_session ON inputs (session, input_id);
+CREATE TABLE leases (
+    name TEXT PRIMARY KEY,
+    holder TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    expires_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE documents (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    UNIQUE (kind, key)
+);
+CREATE TABLE labels (
+    kind TEXT NOT NULL,
+    label TEXT NOT NULL,
+    document INTEGER NOT NULL,
+    PRIMARY KEY (kind, label, document)
+) WITHOUT ROWID;
+CREATE INDEX labels_by_document ON labels (document);
+CREATE TABLE once (key TEXT PRIMARY KEY, seq INTEGER NOT NULL, result TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES ('live_sessions', 0);
+"""
+
+
+def prepare(path: Path) -> None:
+    """Create the file and its tables where they are missing.
+
+    :raises ConfigError: the folder cannot be used, or a newer version of the bridge wrote the file.
+    :raises sqlite3.Error: the file cannot be opened or is not a database.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"JOURNAL_PATH: its folder cannot be made ({exc.strerror}).") from exc
+    kind = _file_system(path.parent)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise ConfigError(f"JOURNAL_PATH: must be on a local disk; this one is {kind}. Use REDIS_URL instead.")
+    connection = connect(path)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            for statement in TABLES.split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+        if version > SCHEMA_VERSION:
+            raise ConfigError(
+                f"JOURNAL_PATH: the file has schema {version}, this version knows {SCHEMA_VERSION}; "
+                "name another file or run the newer version."
+            )
+    finally:
+        connection.close()
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a connection as the journal needs it: durable commits, no implicit transactions."""
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = FULL")
+    if read_only:
+        connection.execute("PRAGMA query_only = ON")
+        # Readers of a WAL never wait for the writer; they would only for a recovery, and then not for long.
+        connection.execute("PRAGMA busy_timeout = 200")
+    return connection
+
+
+def _file_system(folder: Path) -> str:
+    """The type of the file system that ``folder`` lies on; empty where that cannot be told."""
+    target, best, kind = str(folder.resolve()), "", ""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        fields = line.split(" ")
+        mount, separator = fields[4], fields.index("-")
+        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, fields[separator + 1]
+    return kind

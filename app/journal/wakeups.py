@@ -1,0 +1,170 @@
+"""Who is woken by a commit: readers of this process by topic, other processes by a datagram to each.
+
+A datagram names topics and carries no data, so a full queue is harmless (its owner has yet to look anyway). What a
+process that was killed between commit and datagram never sent is found by looking at ``PRAGMA data_version``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gevent
+from gevent import monkey
+from gevent.event import Event as GreenEvent
+
+DATAGRAM_MAX_BYTES = 8192
+EVERYTHING = "*"
+LOOK_INTERVAL_S = 1.0
+LOOK_INTERVAL_WITHOUT_DATAGRAMS_S = 0.05
+
+# The writer's thread sends; the patched class would look for a hub there.
+_Socket = monkey.get_original("socket", "socket")
+
+
+class TopicWatch:
+    """One waiter on some topics; see ``journal.Watch``."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = GreenEvent()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        woken = bool(self._event.wait(timeout_s))
+        self._event.clear()
+        return woken
+
+    def wake(self) -> None:
+        self._event.set()
+
+
+class Wakeups:
+    """Topics, their watchers here, and the other processes on the same journal."""
+
+    def __init__(self, directory: Path, *, data_version: Callable[[], int]) -> None:
+        self._watchers: dict[str, set[TopicWatch]] = {}
+        self._data_version = data_version
+        self._seen = data_version()
+        self._peers = _Peers(directory)
+        loop = gevent.get_hub().loop
+        self._io = None
+        if self._peers.socket is not None:
+            self._io = loop.io(self._peers.socket.fileno(), 1)
+            self._io.start(self._receive)
+        interval_s = LOOK_INTERVAL_S if self._io else LOOK_INTERVAL_WITHOUT_DATAGRAMS_S
+        self._timer = loop.timer(interval_s, repeat=interval_s)
+        self._timer.start(self._look)
+
+    @contextlib.contextmanager
+    def watch(self, *topics: str) -> Iterator[TopicWatch]:
+        watch = TopicWatch()
+        for topic in topics:
+            self._watchers.setdefault(topic, set()).add(watch)
+        try:
+            yield watch
+        finally:
+            for topic in topics:
+                watchers = self._watchers.get(topic)
+                if watchers is not None:
+                    watchers.discard(watch)
+                    if not watchers:
+                        del self._watchers[topic]
+
+    def wake_local(self, topics: set[str]) -> None:
+        """In the loop: wake this process's watchers of these topics."""
+        for topic in topics:
+            for watch in self._watchers.get(topic, ()):
+                watch.wake()
+
+    def announce(self, topics: set[str]) -> None:
+        """In any thread: tell the other processes. Never blocks."""
+        self._peers.send(topics)
+
+    def stop(self) -> None:
+        self._timer.stop()
+        if self._io is not None:
+            self._io.stop()
+        self._peers.close()
+
+    def _receive(self) -> None:
+        for topics in self._peers.received():
+            if EVERYTHING in topics:
+                self._wake_all()
+            else:
+                self.wake_local(topics)
+
+    def _look(self) -> None:
+        version = self._data_version()
+        if version != self._seen:
+            self._seen = version
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        for watchers in self._watchers.values():
+            for watch in watchers:
+                watch.wake()
+
+
+class _Peers:
+    """A datagram socket of our own in ``directory``, and everybody else's there.
+
+    Addresses go through ``/proc/self/fd`` because a Unix socket's path may have 107 bytes only. Where the directory
+    or ``/proc`` is of no use there is no socket, and looking at the data version has to do.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.socket: socket.socket | None = None
+        self._name = f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._directory_fd = -1
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            own = _Socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            own.bind(self._address(self._name))
+            self.socket = own
+        except OSError:
+            self.close()
+
+    def _address(self, name: str) -> str:
+        return f"/proc/self/fd/{self._directory_fd}/{name}"
+
+    def send(self, topics: set[str]) -> None:
+        if self.socket is None:
+            return
+        others = [name for name in os.listdir(self._directory_fd) if name != self._name]
+        if not others:
+            return
+        payload = "\n".join(topics).encode()
+        if len(payload) > DATAGRAM_MAX_BYTES:
+            payload = EVERYTHING.encode()
+        for name in others:
+            try:
+                self.socket.sendto(payload, self._address(name))
+            except BlockingIOError:
+                continue
+            except OSError:
+                # Nobody listens there any more: its process was killed.
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=self._directory_fd)
+
+    def received(self) -> Iterator[set[str]]:
+        while self.socket is not None:
+            try:
+                payload = self.socket.recv(DATAGRAM_MAX_BYTES + 1)
+            except OSError:
+                return
+            yield set(payload.decode("utf-8", "replace").split("\n"))
+
+    def close(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+            with contextlib.suppress(OSError):
+                os.unlink(self._name, dir_fd=self._directory_fd)
+        if self._directory_fd >= 0:
+            os.close(self._directory_fd)
+            self._directory_fd = -1

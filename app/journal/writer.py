@@ -1,0 +1,202 @@
+"""Group commit: one OS thread owns the only writing connection and puts whatever waits into one transaction.
+
+A commit with ``synchronous=FULL`` costs one fsync, however much it carries, so durability is cheap as long as callers
+that arrive together share it. The thread is a real one: a greenlet in SQLite would stop the whole loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import gevent
+from gevent import monkey
+from gevent.event import Event as GreenEvent
+
+from app.errors import BaseError, JournalUnavailableError
+
+T = TypeVar("T")
+Operation = Callable[[sqlite3.Connection], tuple[T, Iterable[str]]]
+"""Reads what it must check, raises a ``BaseError`` before it has written anything, else writes; returns its result and
+the topics to wake."""
+
+GROUP_MAX = 256
+QUEUE_MAX = 10_000
+COMMIT_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 5.0
+
+log = logging.getLogger(__name__)
+# Not the patched ones: these meet a thread that has no gevent hub.
+_SimpleQueue = monkey.get_original("queue", "SimpleQueue")
+_start_thread = monkey.get_original("_thread", "start_new_thread")
+
+
+class _Op:
+    __slots__ = ("abandoned", "done", "error", "operation", "result", "topics")
+
+    def __init__(self, operation: Operation[Any]) -> None:
+        self.operation = operation
+        self.done = GreenEvent()
+        self.abandoned = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.topics: Iterable[str] = ()
+
+
+class GroupCommitter:
+    """Runs operations one after the other, many to a transaction; each caller goes on after *its* commit.
+
+    :ivar transactions: how many transactions were committed, for tests and benchmarks.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        *,
+        on_commit: Callable[[set[str]], None],
+        announce: Callable[[set[str]], None],
+    ) -> None:
+        """
+        :param connect: opens the writing connection, in the thread.
+        :param on_commit: told the topics of each committed group, in the loop.
+        :param announce: the same, in the thread, for other processes; must not block.
+        """
+        self.transactions = 0
+        self._connect = connect
+        self._on_commit = on_commit
+        self._announce = announce
+        self._queue: Any = _SimpleQueue()
+        self._waiting = 0
+        self._finished: deque[tuple[list[_Op], set[str]]] = deque()
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+        self._stopped = GreenEvent()
+        loop = gevent.get_hub().loop
+        self._bell = loop.async_()
+        self._bell.start(self._deliver)
+        _start_thread(self._run, ())
+
+    def run(self, operation: Operation[T], *, timeout_s: float = COMMIT_TIMEOUT_S) -> T:
+        """Have ``operation`` committed and return its result.
+
+        :raises BaseError: what the operation raised; :raises JournalUnavailableError: not committed in time, or the
+            database refused. An operation that was already running when the time was up may still take effect:
+            callers that cannot repeat safely carry an idempotency key.
+        """
+        if self._closed or self._waiting >= QUEUE_MAX:
+            raise JournalUnavailableError("The journal is closed." if self._closed else "The journal cannot keep up.")
+        op = _Op(operation)
+        self._waiting += 1
+        try:
+            self._queue.put(op)
+            if not op.done.wait(timeout_s):
+                op.abandoned = True
+                raise JournalUnavailableError("The journal did not answer in time.")
+        finally:
+            self._waiting -= 1
+        if op.error is not None:
+            raise op.error
+        result: T = op.result
+        return result
+
+    def stop(self) -> None:
+        """Commit what was accepted, close the connection, end the thread. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        self._stopped.wait(STOP_TIMEOUT_S)
+        self._bell.stop()
+
+    # -- in the loop
+
+    def _deliver(self) -> None:
+        while self._finished:
+            group, topics = self._finished.popleft()
+            for op in group:
+                op.done.set()
+            if topics:
+                self._on_commit(topics)
+            if not group:
+                self._stopped.set()
+
+    # -- in the thread
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            op = self._queue.get()
+            group: list[_Op] = []
+            while True:
+                if op is None:
+                    stopping = True
+                    break
+                if not op.abandoned:
+                    group.append(op)
+                if len(group) >= GROUP_MAX or self._queue.empty():
+                    break
+                op = self._queue.get()
+            if group:
+                self._finish(group, self._commit(group))
+        if self._connection is not None:
+            self._connection.close()
+        self._finish([], set())
+
+    def _finish(self, group: list[_Op], topics: set[str]) -> None:
+        self._finished.append((group, topics))
+        self._bell.send()
+
+    def _commit(self, group: list[_Op]) -> set[str]:
+        try:
+            topics = self._transaction(group)
+        except sqlite3.Error as exc:
+            self._fail(group, exc)
+            return set()
+        except Exception as exc:
+            # One operation broke half-way. Nothing of the group was committed: give each a transaction of its own,
+            # so that only the broken one fails.
+            if len(group) == 1:
+                log.exception("journal operation failed")
+                group[0].error = exc
+                return set()
+            return set().union(*(self._commit([op]) for op in group))
+        if topics:
+            self._announce(topics)
+        return topics
+
+    def _transaction(self, group: list[_Op]) -> set[str]:
+        if self._connection is None:
+            self._connection = self._connect()
+        connection = self._connection
+        topics: set[str] = set()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for op in group:
+                try:
+                    op.result, op.topics = op.operation(connection)
+                    op.error = None
+                    topics.update(op.topics)
+                except BaseError as exc:
+                    op.error = exc
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        self.transactions += 1
+        return topics
+
+    def _fail(self, group: list[_Op], exc: sqlite3.Error) -> None:
+        log.warning("journal write failed: %s", exc)
+        for op in group:
+            op.error = JournalUnavailableError("The journal cannot be written now.")
+            op.error.__cause__ = exc
+        # A connection that has seen an I/O error is not trusted again; the next group opens a new one.
+        if self._connection is not None:
+            try:
+                self._connection.close()
+            except sqlite3.Error:
+                log.warning("closing the journal's connection failed")
+            self._connection = None
