@@ -1,0 +1,60 @@
+"""Request bodies, read with a bound: JSON for our own routes, and the ends of what is too large for a callback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import request
+
+from app.errors import BaseError, TooLargeError
+
+READ_BYTES = 65_536
+CALLBACK_READ_MAX_BYTES = 16 * 1_048_576
+
+
+class UnsupportedMediaTypeError(BaseError):
+    """The body is not declared as JSON."""
+
+    code, status, close_code, title = "unsupported_media_type", 415, None, "Unsupported media type"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A body; of one over the limit the first and the last bytes. ``size_bytes``: of all that was read."""
+
+    data: bytes
+    size_bytes: int
+    whole: bool
+
+
+def read_json_body(limit_bytes: int) -> bytes:
+    """The request's JSON text.
+
+    :raises UnsupportedMediaTypeError: another content type. :raises TooLargeError: over the limit.
+    """
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaTypeError("Send JSON, as application/json.")
+    body = read_body(limit_bytes, keep_ends_bytes=0)
+    if not body.whole:
+        raise TooLargeError(f"A body may have {limit_bytes} bytes.")
+    return body.data
+
+
+def read_body(limit_bytes: int, *, keep_ends_bytes: int) -> Body:
+    """Read the request's body; of one over ``limit_bytes`` keep the first and last ``keep_ends_bytes``.
+
+    At most ``CALLBACK_READ_MAX_BYTES`` are read. They are read although they are not wanted, because closing a
+    connection under a sender that still sends takes the answer along; what comes after them is the worker's to cut.
+    """
+    stream = request.environ["wsgi.input"]
+    head, tail, size = bytearray(), b"", 0
+    while size <= CALLBACK_READ_MAX_BYTES and (piece := stream.read(READ_BYTES)):
+        size += len(piece)
+        if len(head) <= limit_bytes:
+            head += piece
+        else:
+            tail = (tail + piece)[-keep_ends_bytes:] if keep_ends_bytes else b""
+    if size <= limit_bytes:
+        return Body(bytes(head), size, whole=True)
+    rest = bytes(head[keep_ends_bytes:]) + tail
+    return Body(bytes(head[:keep_ends_bytes]) + rest[-keep_ends_bytes:], size, whole=False)

@@ -1,0 +1,150 @@
+"""The log's lines and its writer, on a pipe."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from app.telemetry.logs import DirectHandler, JsonLineFormatter, StdoutWriter
+from tests.support.server import wait_for
+
+
+def line_of(formatter: JsonLineFormatter | None = None, /, **record: Any) -> dict[str, Any]:
+    made = logging.makeLogRecord({"name": "app.x", "levelname": "WARNING", "msg": "hello", **record})
+    text = (formatter or JsonLineFormatter()).format(made)
+    assert "\n" not in text
+    line: dict[str, Any] = json.loads(text)
+    return line
+
+
+def test_a_line_has_time_level_message_logger_and_extras() -> None:
+    at = datetime(2026, 3, 1, 12, 0, 0, 5_000, tzinfo=UTC).timestamp()
+    assert line_of(created=at, turnId="t-1", count=2) == {
+        "timestamp": "2026-03-01T12:00:00.005Z",
+        "level": "warning",
+        "message": "hello",
+        "logger": "app.x",
+        "turnId": "t-1",
+        "count": 2,
+    }
+
+
+def test_a_line_carries_the_ids_of_the_work_in_hand_and_an_extra_wins() -> None:
+    formatter = JsonLineFormatter(context=lambda: {"requestId": "r-1", "sessionId": "s-1"})
+    line = line_of(formatter, sessionId="s-2")
+    assert (line["requestId"], line["sessionId"]) == ("r-1", "s-2")
+
+
+def test_an_exception_is_one_field() -> None:
+    try:
+        raise ValueError("two\nlines")
+    except ValueError as exc:
+        line = line_of(exc_info=(ValueError, exc, exc.__traceback__))
+    assert "two\nlines" in line["exception"] and "exc_info" not in line
+
+
+@pytest.mark.parametrize(
+    "record", [{"msg": "%d", "args": ("x",)}, {"odd": object()}, {"msg": "\ud800 \u2028"}, {"msg": {"a": 1}}]
+)
+def test_nothing_keeps_a_line_from_being_written(record: dict[str, Any]) -> None:
+    assert line_of(**record)["logger"] == "app.x"
+
+
+@pytest.mark.parametrize("text", ["x" * 500_000, "\U0001f600" * 200_000, '"' * 300_000])
+def test_a_long_line_is_cut_and_stays_json(text: str) -> None:
+    made = logging.makeLogRecord({"name": "app.x", "msg": text, "exc_text": text, "requestId": "r-1", "big": text})
+    cut = JsonLineFormatter().format(made)
+    line = json.loads(cut)
+    assert len(cut) < 65_536
+    assert (line["requestId"], line["cut"]) == ("r-1", True)
+    assert text.startswith(line["message"]) and line["message"]
+
+
+# -- the writers ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    yield reading, writing
+    os.close(writing)
+
+
+def read_all(reading: int) -> list[bytes]:
+    fcntl.fcntl(reading, fcntl.F_SETFL, os.O_NONBLOCK)
+    found = b""
+    while True:
+        try:
+            found += os.read(reading, 65_536)
+        except BlockingIOError:
+            return found.splitlines()
+
+
+def test_a_full_pipe_drops_lines_counts_them_and_says_so_once(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    reported: list[int] = []
+    writer = StdoutWriter(writing, limit_lines=100, on_recovery=reported.append)
+
+    for number in range(2_000):
+        writer.submit(f"{number:>1000}")
+
+    assert not writer.flush(0.1)
+    lost = writer.dropped
+    assert 1_500 < lost < 2_000
+    lines: list[bytes] = []
+    wait_for(lambda: lines.extend(read_all(reading)) or writer.flush(0.05), what="the queue's end")
+    lines += read_all(reading)
+    assert len(lines) == 2_000 - lost
+    assert all(len(line) == 1_000 for line in lines)
+    wait_for(lambda: reported, what="the report")
+    assert reported == [lost]
+
+
+def test_the_queue_is_bounded_in_bytes() -> None:
+    reading, writing = os.pipe()
+    writer = StdoutWriter(writing, limit_bytes=200_000)
+    for _ in range(20):
+        writer.submit("x" * 50_000)
+    assert writer.dropped >= 14
+    wait_for(lambda: read_all(reading) is None or writer.flush(0.05), what="the queue's end")
+
+
+def test_a_reader_that_is_gone_ends_nothing(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    os.close(reading)
+    writer = StdoutWriter(writing)
+    writer.submit("one")
+    assert writer.flush()
+    writer.submit("two")
+    assert writer.flush()
+    assert writer.dropped == 2
+
+
+def test_a_descriptor_that_does_not_wait_gets_everything(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    os.set_blocking(writing, False)
+    writer = StdoutWriter(writing)
+    for number in range(300):
+        writer.submit(f"{number:>1000}")
+    lines: list[bytes] = []
+    wait_for(lambda: lines.extend(read_all(reading)) or writer.flush(0.05), what="the queue's end")
+    assert len(lines + read_all(reading)) == 300
+    assert writer.dropped == 0
+
+
+def test_the_direct_handler_never_waits(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    handler = DirectHandler(writing)
+    for _ in range(100):
+        handler.emit(logging.makeLogRecord({"msg": "x" * 2_000}))
+    assert handler.dropped > 50
+    lines = read_all(reading)
+    assert len(lines) == 100 - handler.dropped
+    assert all(json.loads(line)["message"] == "x" * 2_000 for line in lines)
