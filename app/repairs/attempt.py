@@ -1,0 +1,114 @@
+"""One attempt at a repair, around the agent's turn: what is known before it, and what is left when it is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.errors import WorkflowNotFoundError
+from app.journal import Input, Journal, NewEvent, Put, events
+from app.journal.records import Case, Repair
+from app.n8n import Workflow, Workflows
+from app.n8n.workflows import find_node
+from app.repairs import policy
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a repair input is answered: by the agent (``facts`` given), or by ``events`` and ``puts`` alone.
+
+    ``done``: the repair needs no turn any more; its worker was lost after the proposal was durable.
+    """
+
+    repair_id: str
+    events: list[NewEvent] = field(default_factory=list)
+    puts: list[Put] = field(default_factory=list)
+    request_id: str | None = None
+    facts: dict[str, Any] | None = None
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    journal: Journal
+    workflows: Workflows
+
+    def open(self, claimed: Input, *, turn_id: str) -> Opening:
+        """What to do for a claimed repair input.
+
+        :raises N8nError: the workflow cannot be read now.
+        """
+        repair = Repair.get(self.journal, claimed.key)
+        if repair is None or repair.state not in ("queued", "running"):
+            return Opening(claimed.key, done=True)
+        report = repair.report
+        workflow = self._workflow(repair)
+        name = report.get("nodeName")
+        told = report.get("node") or None
+        node = (find_node(workflow, name=name, id=(told or {}).get("id")) if workflow else None) or told
+        triage = policy.triage(report["error"], node=node, node_name=name)
+        if triage.for_agent and workflow is not None:
+            return Opening(
+                repair.repair_id,
+                [
+                    events.repair_started(
+                        repair.workflow_id,
+                        repair.signature,
+                        repair.attempt,
+                        repair_id=repair.repair_id,
+                        turn_id=turn_id,
+                    ),
+                    events.repair_diagnosed(
+                        repair.workflow_id, triage.kind, triage.summary, repair_id=repair.repair_id, turn_id=turn_id
+                    ),
+                ],
+                [repair.put(state="running", diagnosis=triage.kind, error_seq=claimed.seq)],
+                repair.request_id,
+                {
+                    "workflowId": repair.workflow_id,
+                    "workflowName": repair.workflow_name,
+                    "repairId": repair.repair_id,
+                    "error": {**report["error"], **({"node": told} if told else {})},
+                    "node": name,
+                },
+            )
+        diagnosed = events.repair_diagnosed(repair.workflow_id, triage.kind, triage.summary, repair_id=repair.repair_id)
+        if not triage.for_agent:
+            puts = [repair.put(state="not_a_bug", diagnosis=triage.kind, reason=triage.summary, error_seq=claimed.seq)]
+            return Opening(repair.repair_id, [diagnosed], [*puts, *self._close(repair, "not_a_bug", triage.kind)])
+        reason = "The workflow itself is not known here, so nothing can be proposed. Build or import it in the chat."
+        failed = events.repair_failed(repair.workflow_id, reason, repair_id=repair.repair_id)
+        puts = [repair.put(state="failed", diagnosis=triage.kind, reason=reason, error_seq=claimed.seq)]
+        return Opening(repair.repair_id, [diagnosed, failed], [*puts, *self._close(repair, "failed", triage.kind)])
+
+    def conclude(self, repair_id: str, *, reason: str, turn_id: str) -> tuple[list[NewEvent], list[Put]]:
+        """What to append and write when the turn is over. Nothing, where a proposal was accepted in it."""
+        repair = Repair.get(self.journal, repair_id)
+        if repair is None or repair.state not in ("queued", "running"):
+            return [], []
+        found = [events.repair_failed(repair.workflow_id, reason, repair_id=repair_id, turn_id=turn_id)]
+        puts = [repair.put(state="failed", reason=reason)]
+        case = Case.get(self.journal, repair.case_key)
+        if case is not None and case.repair_id == repair_id and case.attempts >= policy.MAX_ATTEMPTS:
+            blocked = f"{policy.MAX_ATTEMPTS} attempts to repair it failed."
+            found.append(events.repair_blocked(repair.workflow_id, repair.signature, blocked, repair_id=repair_id))
+            puts.append(case.put(**{**policy.closing("failed", now_s=time.time()), "state": "blocked"}))
+            return found, puts
+        return found, [*puts, *self._close(repair, "failed", repair.diagnosis)]
+
+    def _workflow(self, repair: Repair) -> Workflow | None:
+        try:
+            return self.workflows.get(repair.workflow_id)
+        except WorkflowNotFoundError:
+            node: Mapping[str, Any] | None = repair.report.get("node")
+            if not node or not node.get("name") or not node.get("type"):
+                return None
+            return self.workflows.seed(repair.workflow_id, repair.workflow_name, node)
+
+    def _close(self, repair: Repair, outcome: str, diagnosis: str) -> list[Put]:
+        case = Case.get(self.journal, repair.case_key)
+        if case is None or case.repair_id != repair.repair_id:
+            return []
+        return [case.put(**policy.closing(outcome, now_s=time.time()), diagnosis=diagnosis)]

@@ -1,0 +1,271 @@
+"""What people decide about repairs, and what follows: approve, reject, expire, one more try, undo.
+
+A decision is durable before anything is written, and the write can be repeated by whoever finds it unfinished:
+``publishing`` in a repair's state is the intent, and each step recognises that it was done.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import gevent
+
+from app.errors import BusyError, ConflictError, NotFoundError, StaleDocumentError
+from app.journal import Change, Delete, Journal, Lease, NewInput, Put, events
+from app.journal.records import Case, Registration, Repair, Rollback, Snapshot
+from app.n8n import Workflow, Workflows
+from app.n8n.workflows import canonical_hash, editable
+from app.repairs import policy, snapshots
+from app.telemetry.redaction import redact_text
+
+WORKFLOW_LEASE_S = 30.0
+WORKFLOW_WAIT_S = 5.0
+PERSON = "person"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """:ivar holder: this worker's name, for leases."""
+
+    journal: Journal
+    workflows: Workflows
+    holder: str
+
+    # -- a repair that waits
+
+    def approve(self, session_id: str, repair_id: str, *, by: str = PERSON) -> None:
+        """Publish a waiting repair; when this returns it is published, or has failed and says so in the session.
+
+        :raises NotFoundError: no such repair in this session. :raises ConflictError: it does not wait (any more).
+        """
+        with self._on_workflow(self._waiting(session_id, repair_id).workflow_id) as lease:
+            repair = self._waiting(session_id, repair_id)
+            change = Change(
+                session_id=session_id,
+                events=[events.repair_decided(repair_id, "approved", by=by)],
+                puts=[repair.put(state="publishing", decided_by=by)],
+                fences=[lease],
+            )
+            self._once(change)
+            self._publish(repair_id, lease)
+
+    def reject(self, session_id: str, repair_id: str, *, by: str = PERSON) -> None:
+        """Turn a waiting repair down. Raises as :meth:`approve`."""
+        self._end(self._waiting(session_id, repair_id), "rejected", by=by)
+
+    def expire(self) -> None:
+        """End what has waited too long. A chore: run by one worker at a time."""
+        for repair in Repair.find(self.journal, "waiting", limit=1000):
+            if repair.expires_at_s <= time.time():
+                try:
+                    self._end(repair, "expired", by="bridge")
+                except ConflictError:
+                    continue
+
+    # -- a blocked case, an undo
+
+    def retry(self, session_id: str, workflow_id: str, signature: str) -> None:
+        """One more try for a blocked case.
+
+        :raises NotFoundError: no such workflow or signature. :raises ConflictError: it is not blocked.
+        """
+        registration = self._own(session_id, workflow_id)
+        case = Case.get(self.journal, f"{workflow_id}:{signature}")
+        if case is None:
+            raise NotFoundError("This workflow has no error with this signature.")
+        if case.state != "blocked":
+            raise ConflictError("This repair is not blocked.")
+        former = Repair.get(self.journal, case.repair_id) if case.repair_id else None
+        if former is None:
+            raise NotFoundError("There is no error to repair any more.")
+        repair = Repair(
+            repair_id=f"{former.repair_id.split('-')[0]}-{case.version}",
+            session_id=session_id,
+            workflow_id=workflow_id,
+            workflow_name=registration.name,
+            signature=signature,
+            error_seq=former.error_seq,
+            attempt=case.attempts + 1,
+            report=former.report,
+        )
+        change = Change(
+            session_id=session_id,
+            events=[events.notice("info", "One more try was asked for.", repair_id=repair.repair_id)],
+            puts=[
+                repair.put(),
+                case.put(state="open", repair_id=repair.repair_id, attempts=policy.MAX_ATTEMPTS),
+            ],
+            add=NewInput("repair", seq=former.error_seq, key=repair.repair_id),
+        )
+        self._once(change)
+
+    def roll_back(self, session_id: str, workflow_id: str, snapshot_id: str | None, *, by: str = PERSON) -> None:
+        """Restore a snapshot exactly; the newest that was not taken by an undo where none is named.
+
+        :raises NotFoundError: no such workflow or snapshot. :raises ConflictError: it is like that already.
+        """
+        self._own(session_id, workflow_id)
+        snapshot = (
+            Snapshot.get(self.journal, snapshot_id)
+            if snapshot_id
+            else snapshots.newest_to_restore(self.journal, workflow_id)
+        )
+        if snapshot is None or snapshot.workflow_id != workflow_id:
+            raise NotFoundError("This workflow has no such snapshot.")
+        self._stop_repairs(session_id, workflow_id)
+        with self._on_workflow(workflow_id) as lease:
+            if canonical_hash(self.workflows.get(workflow_id)) == snapshot.hash:
+                raise ConflictError("The workflow is as it was in this snapshot already.")
+            rollback = Rollback(workflow_id=workflow_id, session_id=session_id, snapshot_id=snapshot.snapshot_id, by=by)
+            self._once(Change(puts=[rollback.put()], fences=[lease]))
+            self._restore(workflow_id, lease)
+
+    def finish(self) -> None:
+        """Go on with what people decided and a lost worker left unfinished. A chore; safe beside workers at work."""
+        unfinished: list[tuple[str, Callable[[Lease], None]]] = [
+            *((r.workflow_id, partial(self._publish, r.repair_id)) for r in Repair.find(self.journal, "publishing")),
+            *((r.workflow_id, partial(self._restore, r.workflow_id)) for r in Rollback.find(self.journal)),
+        ]
+        for workflow_id, go_on in unfinished:
+            lease = self.journal.acquire(snapshots.lease_name(workflow_id), self.holder, ttl_s=WORKFLOW_LEASE_S)
+            if lease is not None:
+                try:
+                    go_on(lease)
+                finally:
+                    self.journal.release(lease)
+
+    # -- how it is done
+
+    def _publish(self, repair_id: str, lease: Lease) -> None:
+        repair = Repair.get(self.journal, repair_id)
+        if repair is None or repair.state != "publishing" or repair.proposal is None:
+            return
+        current = self.workflows.get(repair.workflow_id)
+        done = canonical_hash(current) == canonical_hash(repair.proposal) and bool(repair.snapshot_id)
+        if not done and str(current.get("versionId", "")) != repair.base_version_id:
+            reason = "The workflow was changed after the repair was proposed; it is left as it is."
+            self._end(repair, "failed", by="bridge", reason=reason)
+            return
+        if not done:
+            snapshot_id = self._snapshot(current, cause="repair", for_write=repair_id, lease=lease)
+            if repair.snapshot_id != snapshot_id:
+                self.journal.commit(Change(puts=[repair.put(snapshot_id=snapshot_id)], fences=[lease]))
+            self._write(repair.workflow_id, repair.proposal, base_version_id=repair.base_version_id, lease=lease)
+        repair = Repair.get(self.journal, repair_id) or repair
+        puts = [repair.put(state="published")]
+        case = Case.get(self.journal, repair.case_key)
+        if case is not None:
+            puts.append(case.put(**policy.closing("published", now_s=time.time())))
+        event = events.repair_published(repair_id, repair.snapshot_id)
+        self._once(Change(session_id=repair.session_id, events=[event], puts=puts, fences=[lease]))
+        log.info("repair published", extra={"workflowId": repair.workflow_id, "sessionId": repair.session_id})
+
+    def _restore(self, workflow_id: str, lease: Lease) -> None:
+        rollback = Rollback.get(self.journal, workflow_id)
+        snapshot = Snapshot.get(self.journal, rollback.snapshot_id) if rollback else None
+        if rollback is None or snapshot is None:
+            return
+        current = self.workflows.get(workflow_id)
+        if canonical_hash(current) != snapshot.hash:
+            self._snapshot(current, cause="rollback", for_write=f"rollback:{current.get('versionId')}", lease=lease)
+            self._write(workflow_id, snapshot.workflow, base_version_id=str(current.get("versionId", "")), lease=lease)
+        puts = []
+        for repair in Repair.find(self.journal, f"workflow:{workflow_id}"):
+            if repair.state == "published" and repair.snapshot_id == snapshot.snapshot_id:
+                puts.append(repair.put(state="rolled_back"))
+                case = Case.get(self.journal, repair.case_key)
+                if case is not None and case.state == "closed":
+                    puts.append(case.put(**policy.closing("rolled_back", now_s=time.time())))
+        event = events.rolled_back(workflow_id, snapshot.snapshot_id, by=rollback.by)
+        change = Change(
+            session_id=rollback.session_id, events=[event], puts=puts, deletes=[rollback.delete()], fences=[lease]
+        )
+        self._once(change)
+
+    def _write(self, workflow_id: str, body: Workflow, *, base_version_id: str, lease: Lease) -> None:
+        written = self.workflows.put_draft(workflow_id, editable(body), base_version_id=base_version_id, fences=[lease])
+        self.workflows.publish(workflow_id, version_id=str(written["versionId"]))
+
+    def _snapshot(self, workflow: Workflow, *, cause: str, for_write: str, lease: Lease) -> str:
+        puts: list[Put]
+        deletes: list[Delete]
+        snapshot_id, puts, deletes = snapshots.take(
+            self.journal, workflow, cause="rollback" if cause == "rollback" else "repair", for_write=for_write
+        )
+        if puts:
+            self.journal.commit(Change(puts=puts, deletes=deletes, fences=[lease]))
+        return snapshot_id
+
+    def _end(self, repair: Repair, outcome: str, *, by: str, reason: str = "") -> None:
+        state = outcome if outcome in ("rejected", "expired") else "failed"
+        event = (
+            events.repair_decided(repair.repair_id, outcome, by=by)
+            if state == outcome
+            else events.repair_failed(repair.workflow_id, redact_text(reason), repair_id=repair.repair_id)
+        )
+        puts = [repair.put(state=state, decided_by=repair.decided_by or by, reason=reason)]
+        case = Case.get(self.journal, repair.case_key)
+        if case is not None and case.repair_id == repair.repair_id:
+            puts.append(case.put(**policy.closing(outcome, now_s=time.time())))
+        self._once(Change(session_id=repair.session_id, events=[event], puts=puts))
+
+    def _once(self, change: Change) -> None:
+        try:
+            self.journal.commit(change)
+        except StaleDocumentError as exc:
+            raise ConflictError("It was decided already.") from exc
+
+    def _waiting(self, session_id: str, repair_id: str) -> Repair:
+        repair = Repair.get(self.journal, repair_id)
+        if repair is None or repair.session_id != session_id:
+            raise NotFoundError("This session has no such repair.")
+        if repair.state != "waiting":
+            raise ConflictError(f"This repair does not wait for a decision; it is {repair.state}.")
+        if repair.expires_at_s <= time.time():
+            raise ConflictError("This repair waited too long and has expired.")
+        return repair
+
+    def _own(self, session_id: str, workflow_id: str) -> Registration:
+        registration = Registration.get(self.journal, workflow_id)
+        if registration is None or registration.session_id != session_id:
+            raise NotFoundError("This session has no such workflow.")
+        return registration
+
+    def _stop_repairs(self, session_id: str, workflow_id: str) -> None:
+        """Cancel the workflow's running repair and drop its queued ones."""
+        for waiting in self.journal.pending(session_id):
+            repair = Repair.get(self.journal, waiting.key) if waiting.kind == "repair" else None
+            if repair is None or repair.workflow_id != workflow_id:
+                continue
+            try:
+                if waiting.turn_id:
+                    self.journal.commit(Change(session_id=session_id, cancel_turn=waiting.turn_id))
+                else:
+                    self.journal.commit(Change(session_id=session_id, answer=waiting.input_id))
+                    self._end(repair, "failed", by=PERSON, reason="The workflow was rolled back.")
+            except StaleDocumentError:
+                continue
+
+    @contextmanager
+    def _on_workflow(self, workflow_id: str) -> Iterator[Lease]:
+        """Hold the workflow's lease, waiting a moment for whoever has it.
+
+        :raises BusyError: it was not free in time.
+        """
+        deadline = time.monotonic() + WORKFLOW_WAIT_S
+        name = snapshots.lease_name(workflow_id)
+        while (lease := self.journal.acquire(name, self.holder, ttl_s=WORKFLOW_LEASE_S)) is None:
+            if time.monotonic() >= deadline:
+                raise BusyError("This workflow is being changed right now.")
+            gevent.sleep(0.05)
+        try:
+            yield lease
+        finally:
+            self.journal.release(lease)

@@ -1,0 +1,250 @@
+"""What an agent may do, by kind of turn. Each call is checked against the turn's lease before it changes anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic
+
+from app.errors import ConflictError, NotFoundError, StaleDocumentError, ValidationError
+from app.journal import Change, Claim, Journal, events
+from app.journal.records import Autonomy, Registration, Repair
+from app.n8n import Workflow, Workflows
+from app.n8n.workflows import editable, validate
+from app.repairs import snapshots
+from app.repairs.trial import FenceError, Proposer
+from app.tools.mcp import ToolResult, ToolSpec
+
+MAX_ANSWER_CHARS = 200_000
+MAX_RUN_CHARS = 4_096
+
+
+class _Arguments(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+
+class _Nothing(_Arguments):
+    """No arguments."""
+
+
+class _ById(_Arguments):
+    workflowId: str = pydantic.Field(min_length=1, max_length=128)
+
+
+class _Body(_Arguments):
+    name: str = pydantic.Field(min_length=1, max_length=128)
+    nodes: list[dict[str, Any]]
+    connections: dict[str, Any]
+    settings: dict[str, Any] = {}
+
+
+class _Checked(_Arguments):
+    workflow: _Body
+
+
+class _Update(_ById):
+    name: str | None = pydantic.Field(default=None, min_length=1, max_length=128)
+    nodes: list[dict[str, Any]] | None = None
+    connections: dict[str, Any] | None = None
+    settings: dict[str, Any] | None = None
+
+
+class _Proposal(_Arguments):
+    workflow: dict[str, Any]
+    summary: str = pydantic.Field(min_length=1, max_length=4_000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tool:
+    description: str
+    arguments: type[_Arguments]
+    call: Callable[[Any, str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Makes the tools of one turn."""
+
+    journal: Journal
+    workflows: Workflows
+    autonomy: Autonomy
+
+    def tools_for(self, claim: Claim, *, turn_id: str) -> TurnCatalog:
+        turn = _Turn(self.journal, self.workflows, self.autonomy, claim, turn_id)
+        return TurnCatalog(turn, turn.repair_tools() if claim.input.kind == "repair" else turn.chat_tools())
+
+
+class TurnCatalog:
+    """One turn's tools; see :class:`app.tools.mcp.TurnTools`. A call repeated with its id is answered as before."""
+
+    def __init__(self, turn: _Turn, tools: Mapping[str, _Tool]) -> None:
+        self._turn = turn
+        self._tools = tools
+        self._answered: dict[str, ToolResult] = {}
+
+    def specs(self) -> Sequence[ToolSpec]:
+        return [
+            ToolSpec(name, tool.description, tool.arguments.model_json_schema()) for name, tool in self._tools.items()
+        ]
+
+    def call(self, name: str, arguments: Mapping[str, Any], tool_use_id: str) -> ToolResult:
+        known = self._answered.get(tool_use_id)
+        if known is not None:
+            return known
+        tool = self._tools.get(name)
+        if tool is None:
+            raise NotFoundError(f"There is no tool {name!r} in this turn.")
+        try:
+            checked = tool.arguments.model_validate(dict(arguments))
+        except pydantic.ValidationError as exc:
+            first = exc.errors(include_url=False, include_input=False)[0]
+            path = ".".join(str(part) for part in first["loc"])
+            raise ValidationError(f"{path or 'arguments'}: {first['msg']}") from exc
+        self._turn.check_lease()
+        try:
+            result = ToolResult(tool.call(checked, tool_use_id)[:MAX_ANSWER_CHARS], ok=True)
+        except FenceError as exc:
+            self._turn.refused(name, tool_use_id, exc.rules)
+            raise
+        self._answered[tool_use_id] = result
+        return result
+
+
+class _Turn:
+    def __init__(self, journal: Journal, workflows: Workflows, autonomy: Autonomy, claim: Claim, turn_id: str) -> None:
+        self._journal = journal
+        self._workflows = workflows
+        self._autonomy = autonomy
+        self._claim = claim
+        self._session_id = claim.input.session_id
+        self._turn_id = turn_id
+        self._created = 0
+
+    def chat_tools(self) -> dict[str, _Tool]:
+        return {
+            "list_workflows": _Tool("The workflows of this session.", _Nothing, self._list),
+            "get_workflow": _Tool("One of this session's workflows as n8n JSON.", _ById, self._get),
+            "validate_workflow": _Tool("Check a workflow without saving it.", _Checked, self._validate),
+            "create_workflow": _Tool("Create a workflow in this session.", _Body, self._create),
+            "update_workflow": _Tool(
+                "Change a workflow of this session; what is left out stays. A snapshot is taken first.",
+                _Update,
+                self._update,
+            ),
+        }
+
+    def repair_tools(self) -> dict[str, _Tool]:
+        return {
+            "get_workflow": _Tool("The workflow that failed, as n8n JSON.", _Nothing, self._get_failed),
+            "get_execution": _Tool("What is known of the failed run.", _Nothing, self._get_run),
+            "propose_repair": _Tool(
+                "Propose the repaired workflow (name, nodes, connections, settings). The answer is the verdict.",
+                _Proposal,
+                self._propose,
+            ),
+        }
+
+    def check_lease(self) -> None:
+        """:raises LeaseLostError: another worker has this turn."""
+        self._journal.commit(Change(fences=[self._claim.lease]))
+
+    def refused(self, tool: str, tool_use_id: str, rules: Sequence[str]) -> None:
+        appended = [events.tool_refused(tool, tool_use_id, rule, turn_id=self._turn_id) for rule in rules]
+        self._journal.commit(Change(session_id=self._session_id, events=appended, fences=[self._claim.lease]))
+
+    # -- chat
+
+    def _list(self, arguments: _Nothing, tool_use_id: str) -> str:
+        found = Registration.find(self._journal, f"session:{self._session_id}")
+        return json.dumps([registration.public() for registration in found])
+
+    def _get(self, arguments: _ById, tool_use_id: str) -> str:
+        self._own(arguments.workflowId)
+        return json.dumps(self._workflows.get(arguments.workflowId))
+
+    def _validate(self, arguments: _Checked, tool_use_id: str) -> str:
+        problems = validate(arguments.workflow.model_dump())
+        return "valid" if not problems else "\n".join(f"{p.path or 'workflow'}: {p.message}" for p in problems)
+
+    def _create(self, arguments: _Body, tool_use_id: str) -> str:
+        body = arguments.model_dump()
+        _refuse_invalid(body)
+        # By input, not by turn: a turn that is run again after a crash finds what the lost one made.
+        intent = f"create:{self._session_id}:{self._claim.input.input_id}:{self._created}"
+        self._created += 1
+        workflow = self._workflows.create(body, intent=intent, fences=[self._claim.lease])
+        self._register(workflow)
+        return json.dumps(_brief(workflow))
+
+    def _update(self, arguments: _Update, tool_use_id: str) -> str:
+        workflow_id = arguments.workflowId
+        self._own(workflow_id)
+        current = self._workflows.get(workflow_id)
+        wanted = {**editable(current), **arguments.model_dump(exclude={"workflowId"}, exclude_none=True)}
+        _refuse_invalid(wanted)
+        _, puts, deletes = snapshots.take(
+            self._journal, current, cause="chat", for_write=f"{self._turn_id}:{tool_use_id}"
+        )
+        fences = [self._claim.lease]
+        self._journal.commit(Change(puts=puts, deletes=deletes, fences=fences))
+        base = str(current.get("versionId", ""))
+        workflow = self._workflows.put_draft(workflow_id, wanted, base_version_id=base, fences=fences)
+        return json.dumps(_brief(workflow))
+
+    def _register(self, workflow: Workflow) -> None:
+        workflow_id, name = str(workflow["id"]), str(workflow["name"])
+        registration = Registration(
+            workflow_id=workflow_id, session_id=self._session_id, name=name, autonomy=self._autonomy
+        )
+        event = events.workflow_registered(workflow_id, name, self._autonomy, turn_id=self._turn_id)
+        change = Change(
+            session_id=self._session_id, events=[event], puts=[registration.put()], fences=[self._claim.lease]
+        )
+        try:
+            self._journal.commit(change)
+        except StaleDocumentError:
+            # Registered by the turn that was lost; told then, and not again.
+            self._own(workflow_id)
+
+    def _own(self, workflow_id: str) -> Registration:
+        registration = Registration.get(self._journal, workflow_id)
+        if registration is None or registration.session_id != self._session_id:
+            raise NotFoundError("This session has no such workflow.")
+        return registration
+
+    # -- repair
+
+    def _repair(self) -> Repair:
+        repair = Repair.get(self._journal, self._claim.input.key)
+        if repair is None:
+            raise ConflictError("This repair is over.")
+        return repair
+
+    def _get_failed(self, arguments: _Nothing, tool_use_id: str) -> str:
+        return json.dumps(self._workflows.get(self._repair().workflow_id))
+
+    def _get_run(self, arguments: _Nothing, tool_use_id: str) -> str:
+        return json.dumps(self._repair().report)[:MAX_RUN_CHARS]
+
+    def _propose(self, arguments: _Proposal, tool_use_id: str) -> str:
+        return Proposer(self._journal, self._workflows).propose(
+            self._claim.input.key,
+            arguments.workflow,
+            arguments.summary,
+            turn_id=self._turn_id,
+            lease=self._claim.lease,
+        )
+
+
+def _refuse_invalid(body: Workflow) -> None:
+    problems = validate(body)
+    if problems:
+        lines = "; ".join(f"{p.path or 'workflow'}: {p.message}" for p in problems[:10])
+        raise ValidationError(f"n8n would refuse this workflow: {lines}")
+
+
+def _brief(workflow: Workflow) -> dict[str, Any]:
+    return {"workflowId": workflow["id"], "name": workflow["name"], "versionId": workflow["versionId"]}

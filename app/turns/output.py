@@ -1,0 +1,136 @@
+"""What a turn appends: every event under its lease, deltas gathered into at most one event per 50 ms."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import gevent
+from gevent.lock import RLock
+
+from app.agents import AgentEvent, TextDelta, TextFinal, TextReset, ToolFinished, ToolStarted
+from app.errors import BaseError
+from app.journal import Change, Journal, Lease, NewEvent, Put, StartInput, events
+from app.telemetry.redaction import redact, redact_text
+
+DELTA_INTERVAL_S = 0.05
+TOOL_INPUT_CHARS = 2_000
+TOOL_SUMMARY_CHARS = 500
+
+log = logging.getLogger(__name__)
+
+
+class TurnOutput:
+    """The one writer of a turn's events. Raises ``LeaseLostError`` from any method once another worker has the turn."""
+
+    def __init__(self, journal: Journal, *, session_id: str, turn_id: str, lease: Lease) -> None:
+        self._journal = journal
+        self._session_id = session_id
+        self._turn_id = turn_id
+        self._lease = lease
+        self._lock = RLock()
+        self._pending: list[tuple[str, str]] = []
+        self._open: dict[str, str] = {}
+        self._flushed_at = 0.0
+        self._flusher: gevent.Greenlet | None = None
+        self._failure: BaseError | None = None
+
+    def put(self, event: AgentEvent) -> None:
+        """Append what the agent yielded."""
+        turn_id = self._turn_id
+        if self._failure is not None:
+            raise self._failure
+        match event:
+            case TextDelta(message_id, text):
+                self._delta(message_id, text)
+            case TextReset(message_id):
+                self._forget(message_id)
+                self.append([events.assistant_reset(message_id, turn_id=turn_id)], drop_deltas=[message_id])
+            case TextFinal(message_id, text):
+                self._forget(message_id)
+                final = events.assistant_message(message_id, redact_text(text, limit=len(text)), turn_id=turn_id)
+                self.append([final], drop_deltas=[message_id])
+            case ToolStarted(tool, tool_use_id, arguments):
+                shown = redact(dict(arguments), limit=TOOL_INPUT_CHARS)
+                self.append([events.tool_started(tool, tool_use_id, shown, turn_id=turn_id)])
+            case ToolFinished(tool, tool_use_id, ok, summary):
+                short = redact_text(summary, limit=TOOL_SUMMARY_CHARS)
+                self.append([events.tool_finished(tool, tool_use_id, ok=ok, summary=short, turn_id=turn_id)])
+
+    def append(self, appended: Sequence[NewEvent], *, drop_deltas: Sequence[str] = ()) -> None:
+        """Append events after whatever text is still held back."""
+        with self._lock:
+            change = Change(
+                session_id=self._session_id,
+                events=[*self._take_pending(), *appended],
+                drop_deltas=drop_deltas,
+                fences=[self._lease],
+            )
+            self._journal.commit(change)
+
+    def finish(
+        self,
+        appended: Sequence[NewEvent],
+        *,
+        puts: Sequence[Put] = (),
+        answer: int | None = None,
+        park: int | None = None,
+    ) -> None:
+        """The turn's last change: its input is answered, or parked for whoever goes on.
+
+        Text whose message never became final is kept as it stands; in a parked turn it is void, for it will be said
+        again.
+        """
+        with self._lock:
+            if self._flusher is not None:
+                self._flusher.kill(block=False)
+            self._pending = []
+            ends = [
+                events.assistant_reset(message_id, turn_id=self._turn_id)
+                if park is not None
+                else events.assistant_message(message_id, redact_text(text, limit=len(text)), turn_id=self._turn_id)
+                for message_id, text in self._open.items()
+            ]
+            change = Change(
+                session_id=self._session_id,
+                events=[*ends, *appended],
+                drop_deltas=list(self._open),
+                puts=puts,
+                answer=answer,
+                start=StartInput(park, None) if park is not None else None,
+                fences=[self._lease],
+            )
+            self._journal.commit(change)
+
+    def _delta(self, message_id: str, text: str) -> None:
+        self._pending.append((message_id, text))
+        self._open[message_id] = self._open.get(message_id, "") + text
+        wait_s = self._flushed_at + DELTA_INTERVAL_S - time.monotonic()
+        if wait_s <= 0:
+            self.append([])
+        elif self._flusher is None or self._flusher.dead:
+            # The model may pause: what it has said so far is not held back for longer than the interval.
+            self._flusher = gevent.spawn_later(wait_s, self._flush)
+
+    def _flush(self) -> None:
+        try:
+            with self._lock:
+                if self._pending:
+                    self.append([])
+        except BaseError as exc:
+            # Raised again in the agent's greenlet at its next event.
+            self._failure = exc
+
+    def _forget(self, message_id: str) -> None:
+        self._pending = [held for held in self._pending if held[0] != message_id]
+        self._open.pop(message_id, None)
+
+    def _take_pending(self) -> list[NewEvent]:
+        gathered: dict[str, str] = {}
+        for message_id, text in self._pending:
+            gathered[message_id] = gathered.get(message_id, "") + text
+        self._pending = []
+        if gathered:
+            self._flushed_at = time.monotonic()
+        return [events.assistant_delta(m, text, turn_id=self._turn_id) for m, text in gathered.items()]
