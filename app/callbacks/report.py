@@ -1,0 +1,157 @@
+"""n8n's error callback, parsed and checked: what its Error Trigger emits, in either shape."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.errors import ValidationError
+from app.telemetry.redaction import redact
+
+MAX_ID = 128
+MAX_NAME = 256
+MAX_ERROR_CHARS = 65_536
+_SMALL_STRING = 512
+
+_KEPT_OF_EXECUTION = ("url", "mode", "retryOf", "lastNodeExecuted")
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """A callback, parsed, checked and redacted.
+
+    :ivar execution: ``{id, url, mode, retryOf?, lastNodeExecuted?}``; ``None`` in the trigger shape.
+    :ivar trigger: ``{mode}``; ``None`` in the execution shape.
+    :ivar error: n8n's error object without the node, every field optional.
+    :ivar node: the failing node with its parameters, where n8n sent it.
+    :ivar node_name: name of the failing node, where it is known.
+    :ivar idempotency_key: ``exec:<id>``, else what the header said, else empty.
+    """
+
+    workflow_id: str
+    workflow_name: str
+    execution: dict[str, Any] | None
+    trigger: dict[str, Any] | None
+    error: dict[str, Any]
+    node: dict[str, Any] | None
+    node_name: str | None
+    idempotency_key: str
+
+    @property
+    def execution_id(self) -> str | None:
+        return self.execution.get("id") if self.execution else None
+
+    def as_body(self) -> dict[str, Any]:
+        """The body it would have come in: what a dead letter keeps, and a replay parses again."""
+        error = {**self.error, **({"node": self.node} if self.node else {})}
+        shape = (
+            {"execution": {**self.execution, "error": error}}
+            if self.execution is not None
+            else {"trigger": {**(self.trigger or {}), "error": error}}
+        )
+        return {**shape, "workflow": {"id": self.workflow_id, "name": self.workflow_name}}
+
+
+def decode(body: bytes) -> Any:
+    """The JSON in ``body``.
+
+    :raises ValidationError: not UTF-8, not JSON, nested too deeply, or holding ``NaN``.
+    """
+    try:
+        return json.loads(body.decode("utf-8-sig"), parse_constant=_refuse)
+    except (ValueError, RecursionError) as exc:
+        raise ValidationError("The body is not JSON.", errors=[{"path": "", "message": "is not JSON"}]) from exc
+
+
+def parse_error_report(body: Any, *, header_key: str = "") -> ErrorReport:
+    """Read an n8n error callback.
+
+    n8n sends ``{"execution": {…}, "workflow": {…}}`` for a saved execution and ``{"trigger": {…}, "workflow": {…}}``
+    when there is no execution id; some error workflows wrap it in a list of one.
+
+    :param body: decoded JSON; its size was checked by the view.
+    :param header_key: value of ``X-Idempotency-Key``, for callbacks without an execution id.
+    :raises ValidationError: not of either shape, or ``workflow.id`` is missing or neither text nor a number.
+
+    Source: n8n 2.41.1, measured; n8n docs, Error Trigger, "Error data".
+    """
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]
+    if not isinstance(body, dict):
+        raise _invalid("", "must be an object, or a list of one")
+    workflow = body.get("workflow")
+    if not isinstance(workflow, dict):
+        raise _invalid("workflow", "must be an object")
+    workflow_id = _identifier(workflow.get("id"))
+    if workflow_id is None:
+        raise _invalid("workflow.id", f"must be a text of 1 to {MAX_ID} visible characters, or a number")
+    for shape in ("execution", "trigger"):
+        if body.get(shape) is not None and not isinstance(body[shape], dict):
+            raise _invalid(shape, "must be an object")
+    failed = body.get("execution") if body.get("execution") is not None else body.get("trigger")
+    if failed is None:
+        raise _invalid("execution", "is missing, and so is trigger")
+    raw_error = failed.get("error")
+    error = raw_error if isinstance(raw_error, dict) else {"message": raw_error} if raw_error is not None else {}
+    node = error.get("node") if isinstance(error.get("node"), dict) else None
+    node_name = _text(failed.get("lastNodeExecuted")) or _text((node or {}).get("name"))
+    is_execution = body.get("execution") is not None
+    execution_id = _identifier(failed.get("id"))
+    return ErrorReport(
+        workflow_id=workflow_id,
+        workflow_name=_text(workflow.get("name")) or workflow_id,
+        execution=_execution(failed, execution_id) if is_execution else None,
+        trigger=None if is_execution else {"mode": _text(failed.get("mode")) or "trigger"},
+        error=_bounded({key: value for key, value in error.items() if key != "node"}),
+        node=_bounded(node) if node else None,
+        node_name=node_name,
+        idempotency_key=f"exec:{execution_id}" if is_execution and execution_id else header_key[:MAX_NAME],
+    )
+
+
+def _execution(failed: Mapping[str, Any], execution_id: str | None) -> dict[str, Any]:
+    kept = {key: failed[key] for key in _KEPT_OF_EXECUTION if isinstance(failed.get(key), str | int)}
+    redacted: dict[str, Any] = redact({"id": execution_id, **kept} if execution_id else kept, limit=_SMALL_STRING)
+    return redacted
+
+
+def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Redacted, and small enough to be kept with every event: long texts are cut harder where the whole is large."""
+    redacted: dict[str, Any] = redact(value)
+    if _length(redacted) > MAX_ERROR_CHARS:
+        redacted = redact(value, limit=_SMALL_STRING, depth=6)
+    if _length(redacted) > MAX_ERROR_CHARS:
+        redacted = {key: item for key, item in redacted.items() if isinstance(item, str | int | float)}
+        redacted = dict(list(redacted.items())[:40])
+    return redacted
+
+
+def _length(value: Any) -> int:
+    return len(json.dumps(value))
+
+
+def _identifier(value: Any) -> str | None:
+    """An id as text: n8n's are text, other senders' may be numbers."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    text = value if isinstance(value, str) else str(int(value)) if float(value).is_integer() else str(value)
+    return text if _ID.fullmatch(text) else None
+
+
+def _text(value: Any) -> str | None:
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        return None
+    redacted = redact(str(value)[:MAX_NAME])
+    return str(redacted) or None
+
+
+def _invalid(path: str, message: str) -> ValidationError:
+    return ValidationError(f"{path or 'The body'} {message}.", errors=[{"path": path, "message": message}])
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(name)

@@ -1,0 +1,114 @@
+"""n8n's callback and the dead letters: authenticate, parse, journal, answer. Nothing here waits for a repair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from app.callbacks.dead_letters import KEPT_ENDS_BYTES
+from app.callbacks.report import MAX_NAME, decode, parse_error_report
+from app.callbacks.routing import Routed
+from app.errors import SessionNotFoundError, TooLargeError, ValidationError
+from app.journal import events
+from app.journal.records import DeadLetter
+from app.lifecycle import BridgeWorker
+from app.sessions import frames
+from app.telemetry import context
+from app.web import auth
+from app.web.bodies import read_body, read_json_body
+
+
+def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
+    """``POST /callbacks/n8n/error``; auth: the callback secret."""
+    blueprint = Blueprint("callbacks", __name__)
+    letters, limit_bytes = bridge.dead_letters, bridge.settings.max_message_bytes
+
+    @blueprint.post("/callbacks/n8n/error")
+    def take_error() -> tuple[Response, int]:
+        auth.check_callback(request.environ, bridge.settings)
+        request_id = request.environ["bridge.request_id"]
+        header_key = request.headers.get("X-Idempotency-Key", "")[:MAX_NAME]
+        body = read_body(limit_bytes, keep_ends_bytes=KEPT_ENDS_BYTES)
+        if not body.whole:
+            letter_id = letters.keep_text(
+                body.data, "too_large", request_id=request_id, size_bytes=body.size_bytes, header_key=header_key
+            )
+            raise TooLargeError(
+                f"A callback may have {limit_bytes} bytes; its ends were kept.", fields={"deadLetterId": letter_id}
+            )
+        try:
+            report = parse_error_report(decode(body.data), header_key=header_key)
+        except ValidationError as exc:
+            exc.fields["deadLetterId"] = letters.keep_text(
+                body.data, "bad_schema", request_id=request_id, size_bytes=body.size_bytes, header_key=header_key
+            )
+            raise
+        with context.bind(workflow_id=report.workflow_id, execution_id=report.execution_id):
+            try:
+                routed = bridge.router.route(report, source="callback", request_id=request_id)
+            except SessionNotFoundError:
+                known = bridge.is_registered(report.workflow_id)
+                kept = letters.keep_report(report, "session_closed" if known else "no_session", request_id=request_id)
+                if kept.duplicate:
+                    return jsonify(routed=kept.routed, duplicate=True), 200
+                return jsonify(routed=False, deadLetterId=kept.dead_letter_id), 202
+            return _answer(routed)
+
+    return blueprint
+
+
+def dead_letters_blueprint(bridge: BridgeWorker) -> Blueprint:
+    """``/dead-letters…``; auth: access, and not for anonymous callers."""
+    blueprint = Blueprint("dead_letters", __name__)
+    letters = bridge.dead_letters
+
+    @blueprint.before_request
+    def access() -> None:
+        if request.method != "OPTIONS":  # a browser's preflight carries no credential
+            auth.check_access(auth.bearer(request.environ), request.environ, bridge.settings, anonymous_ok=False)
+
+    @blueprint.get("/dead-letters")
+    def list_letters() -> Response:
+        query = frames.read_query(frames.DeadLettersQuery, request.args.to_dict())
+        label = f"reason:{query.reason}" if query.reason else ""
+        found = DeadLetter.find(bridge.journal, label, limit=query.limit)
+        return jsonify(deadLetters=[_letter(letter) for letter in found])
+
+    @blueprint.get("/dead-letters/<dead_letter_id>")
+    def show_letter(dead_letter_id: str) -> Response:
+        letter = letters.get(dead_letter_id)
+        return jsonify({**_letter(letter), "body": letter.report if letter.report is not None else letter.text})
+
+    @blueprint.post("/dead-letters/<dead_letter_id>/replay")
+    def replay(dead_letter_id: str) -> tuple[Response, int]:
+        wanted = frames.ReplayBody()
+        if request.content_length:
+            text = read_json_body(bridge.settings.max_message_bytes)
+            wanted = frames.read_body(frames.ReplayBody, text)
+        request_id = request.environ["bridge.request_id"]
+        return _answer(letters.replay(dead_letter_id, session_id=wanted.sessionId, request_id=request_id))
+
+    return blueprint
+
+
+def _answer(routed: Routed) -> tuple[Response, int]:
+    if routed.duplicate:
+        return jsonify(routed=routed.routed, duplicate=True), 200
+    return jsonify(routed=True, sessionId=routed.session_id, seq=routed.seq, repair=routed.repair), 202
+
+
+def _letter(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "deadLetterId": letter.dead_letter_id,
+        "id": letter.dead_letter_id,
+        "reason": letter.reason,
+        "state": letter.state,
+        "at": events.iso(letter.stored_at) if letter.stored_at else None,
+        "workflowId": letter.workflow_id or None,
+        "executionId": letter.execution_id or None,
+        "idempotencyKey": letter.idempotency_key or None,
+        "sizeBytes": letter.size_bytes or None,
+        "requestId": letter.request_id,
+        "sessionId": letter.session_id or None,
+    }

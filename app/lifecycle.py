@@ -1,0 +1,130 @@
+"""A worker's life: what it is made of, its start, its drain and its stop. gunicorn's worker class calls these."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+import uuid
+from pathlib import Path
+
+import gevent
+
+from app.agents import Agent
+from app.agents.offline import OfflineAgent
+from app.callbacks.dead_letters import DeadLetters
+from app.callbacks.routing import Router
+from app.errors import BaseError
+from app.journal import Journal
+from app.journal.records import Registration
+from app.journal.sqlite import SqliteJournal
+from app.n8n import Workflows
+from app.n8n.drafts import Drafts
+from app.repairs.attempt import Attempts
+from app.repairs.decisions import Decisions
+from app.sessions.connections import Connections
+from app.sessions.service import Sessions
+from app.settings import Settings
+from app.tools.catalog import Catalog
+from app.tools.server import ToolsServer
+from app.turns.runner import Runner, RunnerLimits
+
+CHORES_INTERVAL_S = 5.0
+CHORES_LEASE_S = 60.0
+DRAIN_SETTLE_S = 0.2
+
+log = logging.getLogger(__name__)
+
+
+class BridgeWorker:
+    """Everything one worker process has, wired. Nothing runs before :meth:`start`.
+
+    :ivar draining: this worker is finishing: no new turn, no new socket; callbacks are still taken.
+    """
+
+    def __init__(self, settings: Settings, *, agent: Agent | None = None) -> None:
+        """
+        :param agent: instead of the one that ``AGENT`` names.
+        :raises ConfigError: the journal's place cannot be used.
+        """
+        self.settings = settings
+        self.holder = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self.draining = False
+        self.journal: Journal = SqliteJournal(Path(settings.journal_path))
+        self.workflows: Workflows = Drafts(self.journal)
+        self.agent: Agent = agent or OfflineAgent()
+        autonomy = settings.heal_autonomy
+        self.decisions = Decisions(self.journal, self.workflows, self.holder)
+        self.sessions = Sessions(self.journal, self.workflows, self.decisions, autonomy, settings.max_sessions)
+        self.connections = Connections(self.journal, holder=self.holder)
+        self.router = Router(self.journal)
+        self.dead_letters = DeadLetters(self.journal, self.router, autonomy)
+        self.tools = ToolsServer()
+        self.runner = Runner(
+            journal=self.journal,
+            agent=self.agent,
+            tools=self.tools,
+            catalog=Catalog(self.journal, self.workflows, autonomy),
+            attempts=Attempts(self.journal, self.workflows),
+            limits=RunnerLimits(settings.max_concurrent_turns, settings.lease_seconds, settings.turn_timeout_seconds),
+            holder=self.holder,
+        )
+        self._chores: gevent.Greenlet | None = None
+        self._drained_at = 0.0
+
+    @property
+    def agent_name(self) -> str:
+        return self.agent.name
+
+    def is_registered(self, workflow_id: str) -> bool:
+        """Whether any session, open or not, has ever owned this workflow."""
+        return Registration.get(self.journal, workflow_id) is not None
+
+    def start(self) -> None:
+        """Begin to claim turns and do chores. Called once, in the worker, before it accepts."""
+        self.tools.start()
+        self.runner.start()
+        self._chores = gevent.spawn(self._do_chores)
+        log.info("worker started", extra={"agent": self.agent_name, "turns": self.settings.max_concurrent_turns})
+
+    def drain(self) -> None:
+        """Stop taking new work; running turns go on. Returns at once; may be called from any greenlet, repeatedly."""
+        if self.draining:
+            return
+        self.draining = True
+        self._drained_at = time.monotonic()
+        log.info("Graceful shutdown started")
+        self.runner.drain()
+        self.connections.drain()
+
+    def finished(self) -> bool:
+        """Whether a draining worker has nothing left to finish."""
+        settled = time.monotonic() - self._drained_at >= DRAIN_SETTLE_S
+        return settled and not self.runner.active_turns and not len(self.connections)
+
+    def stop(self) -> None:
+        """End what is left, journal it, let go of everything. Bounded; the process exits next."""
+        if self._chores is not None:
+            self._chores.kill(block=False)
+        self.runner.stop()
+        self.tools.stop()
+        self.journal.close()
+        log.info("Graceful shutdown complete")
+
+    def _do_chores(self) -> None:
+        """Finish what lost workers left, and end what has waited too long: one worker at a time."""
+        while not self.draining:
+            try:
+                lease = self.journal.acquire("chore:repairs", self.holder, ttl_s=CHORES_LEASE_S)
+                if lease is not None:
+                    try:
+                        self.decisions.finish()
+                        self.decisions.expire()
+                    finally:
+                        self.journal.release(lease)
+            except BaseError as exc:
+                log.warning("chores failed: %s", exc)
+            except Exception:
+                log.exception("chores failed by a bug")
+            gevent.sleep(CHORES_INTERVAL_S * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing

@@ -1,0 +1,80 @@
+"""What probes, operators and newcomers ask: liveness, readiness, health, the brake, and the page."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from flask import Blueprint, Response, jsonify, request, send_from_directory
+
+from app.journal import Change
+from app.journal.records import Ceiling, retry_stale
+from app.lifecycle import BridgeWorker
+from app.ops.checks import readiness
+from app.sessions import frames
+from app.version import VERSION
+from app.web import auth
+from app.web.bodies import read_json_body
+from app.web.security import page_csp
+
+CONSOLE = Path(__file__).parent.parent / "console"
+STARTED_AT = time.monotonic()
+
+
+def probes_blueprint(bridge: BridgeWorker) -> Blueprint:
+    """``/healthz``, ``/readyz``, ``/health`` and the page; auth: none."""
+    blueprint = Blueprint("probes", __name__)
+    settings = bridge.settings
+
+    @blueprint.get("/healthz")
+    def alive() -> Response:
+        return jsonify(status="ok")
+
+    @blueprint.get("/readyz")
+    def ready() -> tuple[Response, int]:
+        found = readiness(bridge.journal, draining=bridge.draining)
+        status = "ready" if found.ready else "not ready"
+        return jsonify(status=status, checks=found.checks), 200 if found.ready else 503
+
+    @blueprint.get("/health")
+    def health() -> Response:
+        return jsonify(
+            status="ok",
+            version=VERSION,
+            uptimeSeconds=int(time.monotonic() - STARTED_AT),
+            activeSessions=bridge.journal.live_sessions(),
+            activeTurns=bridge.runner.active_turns,
+            configured={
+                "claude": settings.anthropic_api_key is not None,
+                "n8n": settings.n8n_api_url is not None and settings.n8n_api_key is not None,
+                "callbacks": bool(settings.n8n_callback_secret),
+                "access": bool(settings.access_token),
+            },
+        )
+
+    @blueprint.get("/")
+    @page_csp
+    def page() -> Response:
+        return send_from_directory(CONSOLE, "index.html")
+
+    return blueprint
+
+
+def brake_blueprint(bridge: BridgeWorker) -> Blueprint:
+    """``PUT /autonomy``; auth: access, and not for anonymous callers."""
+    blueprint = Blueprint("brake", __name__)
+
+    @blueprint.put("/autonomy")
+    def brake() -> Response:
+        auth.check_access(auth.bearer(request.environ), request.environ, bridge.settings, anonymous_ok=False)
+        body = read_json_body(bridge.settings.max_message_bytes)
+        wanted = frames.read_body(frames.AutonomyBody, body)
+
+        def write() -> None:
+            ceiling = Ceiling.get(bridge.journal, "all") or Ceiling()
+            bridge.journal.commit(Change(puts=[ceiling.put(autonomy=wanted.autonomy)]))
+
+        retry_stale(write)
+        return jsonify(autonomy=wanted.autonomy)
+
+    return blueprint

@@ -1,0 +1,166 @@
+"""Open sockets: each a reader of its session's journal, at most five to a session, all told when the worker goes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import gevent
+
+from app.errors import BaseError, StaleDocumentError
+from app.journal import Change, Delete, Event, Journal, Watch
+from app.journal.records import OpenConnection
+
+MAX_PER_SESSION = 5
+READ_EVENTS = 100
+LOOK_S = 30.0
+JOURNAL_AWAY_S = 0.5
+RECONNECT = {"afterMs": 500, "jitterMs": 3000}
+DRAIN_SPREAD_S = 0.5
+
+DONE, RESTART, REPLACED = 1000, 1012, 4409
+log = logging.getLogger(__name__)
+
+
+class Socket(Protocol):
+    """What a connection needs of a WebSocket; see ``web.socket_io.SocketIO``."""
+
+    close_code: int | None
+    sent_code: int | None
+
+    def send(self, data: str) -> None: ...
+    def close(self, code: int = 1000, reason: str = "") -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class Connection:
+    """One socket after its ``hello``. Its greenlet :meth:`follow` is the only one that sends events.
+
+    :ivar cursor: number of the last event that was written to the socket.
+    """
+
+    connection_id: str
+    session_id: str
+    socket: Socket
+    cursor: int
+    opened_at: float = field(default_factory=time.monotonic)
+    sent: int = 0
+    received: int = 0
+    watch: Watch | None = None
+    leaving: tuple[int, str] | None = None
+
+    def leave(self, code: int, reason: str) -> None:
+        """Have the socket closed with ``code`` by its own greenlet, after what it is writing."""
+        self.leaving = self.leaving or (code, reason)
+        if self.watch is not None:
+            self.watch.wake()
+
+
+class Connections:
+    """This worker's open sockets."""
+
+    def __init__(self, journal: Journal, *, holder: str) -> None:
+        self._journal = journal
+        self._holder = holder
+        self._open: set[Connection] = set()
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def enter(self, session_id: str, socket: Socket, *, after: int) -> Connection:
+        """Make a socket a reader of ``session_id``, in the journal too, so that every worker can count it; the oldest
+        of six is told to go, wherever it is.
+
+        :raises SessionNotFoundError: the session was ended meanwhile.
+        """
+        connection = Connection(uuid.uuid4().hex, session_id, socket, after)
+        record = OpenConnection(connection_id=connection.connection_id, session_id=session_id, holder=self._holder)
+        self._journal.commit(Change(puts=[record.put()]))
+        self._open.add(connection)
+        self._replace_oldest(session_id)
+        if self._draining:
+            # Entered after everybody had been told: this one would be forgotten.
+            connection.leave(RESTART, "restarting")
+        return connection
+
+    def exit(self, connection: Connection) -> None:
+        """The socket is gone."""
+        self._open.discard(connection)
+        try:
+            self._journal.commit(Change(deletes=[Delete(OpenConnection.KIND, connection.connection_id)]))
+        except BaseError as exc:
+            # Its holder's lease runs out with the worker; until then it is one connection too many in a list.
+            log.warning("forgetting a connection failed: %s", exc)
+
+    def drain(self) -> None:
+        """Tell every socket where to come back; the goodbyes are spread a little. Idempotent, does not block."""
+        if self._draining:
+            return
+        self._draining = True
+        for connection in list(self._open):
+            delay_s = random.uniform(0, DRAIN_SPREAD_S)  # noqa: S311 - spreads load, guards nothing
+            gevent.spawn_later(delay_s, connection.leave, RESTART, "restarting")
+
+    def follow(self, connection: Connection) -> None:
+        """Write the session's events to the socket as they are journalled, until it closes. Nothing queues here: a
+        slow reader is simply behind in the journal.
+
+        :raises ConnectionGone: from the socket, when it has ended.
+        """
+        topics = (f"session:{connection.session_id}", f"connection:{connection.connection_id}")
+        with self._journal.watch(*topics) as watch:
+            connection.watch = watch
+            while connection.socket.close_code is None:
+                if connection.leaving is not None:
+                    self._goodbye(connection, *connection.leaving)
+                    return
+                try:
+                    found = self._journal.events(connection.session_id, after=connection.cursor, limit=READ_EVENTS)
+                    replaced = not found and self._is_replaced(connection)
+                except BaseError:
+                    # The journal is away; the socket stays, and goes on where it is.
+                    watch.wait(JOURNAL_AWAY_S)
+                    continue
+                if found:
+                    self._write(connection, found)
+                elif replaced:
+                    connection.leave(REPLACED, "replaced by a newer connection")
+                else:
+                    watch.wait(LOOK_S)
+
+    def _write(self, connection: Connection, found: list[Event]) -> None:
+        for event in found:
+            connection.socket.send(event.frame)
+            connection.cursor = event.seq
+            connection.sent += 1
+            if event.type == "session_closed":
+                connection.leave(DONE, "session ended")
+                return
+
+    def _goodbye(self, connection: Connection, code: int, reason: str) -> None:
+        if code == RESTART:
+            reconnect = {**RECONNECT, "sessionId": connection.session_id, "lastSeq": connection.cursor}
+            connection.socket.send(json.dumps({"type": "server_shutdown", "reconnect": reconnect}))
+        connection.socket.close(code, reason)
+
+    def _is_replaced(self, connection: Connection) -> bool:
+        return self._journal.get(OpenConnection.KIND, connection.connection_id) is None
+
+    def _replace_oldest(self, session_id: str) -> None:
+        found = OpenConnection.find(self._journal, f"session:{session_id}")
+        alive = {holder: self._journal.held(f"worker:{holder}") for holder in {c.holder for c in found}}
+        gone = [c for c in found if not alive[c.holder] and c.holder != self._holder]
+        over = [c for c in found if c not in gone][MAX_PER_SESSION:]
+        if gone or over:
+            wake = [f"connection:{c.connection_id}" for c in over]
+            try:
+                self._journal.commit(Change(deletes=[c.delete() for c in (*gone, *over)], wake=wake))
+            except StaleDocumentError:
+                # Somebody else was faster with one of them.
+                self._replace_oldest(session_id)

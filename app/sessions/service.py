@@ -1,0 +1,205 @@
+"""What can be done with sessions, whoever asks: a socket's frames and the HTTP routes meet here."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from app.errors import ConflictError, NotFoundError, SessionNotFoundError, StaleDocumentError, TooManySessionsError
+from app.journal import Change, Journal, NewInput, Once, OpenSession, Session, events
+from app.journal.records import Autonomy, OpenConnection, Registration, Repair, retry_stale
+from app.n8n import Workflows
+from app.repairs.decisions import PERSON, Decisions
+from app.sessions import frames
+
+MAX_PENDING_MESSAGES = 20
+SLEEPER_CANDIDATES = 50
+FULL_RETRY_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """:ivar autonomy: what a newly adopted workflow gets (``HEAL_AUTONOMY``). :ivar max_live: ``MAX_SESSIONS``."""
+
+    journal: Journal
+    workflows: Workflows
+    decisions: Decisions
+    autonomy: Autonomy
+    max_live: int
+
+    # -- life
+
+    def open(self, *, token_hash: str) -> str:
+        """Begin a session; returns its id. Where too many are live, the longest idle goes to sleep first.
+
+        :raises TooManySessionsError: all of them are in use.
+        """
+        session_id = str(uuid.uuid4())
+        change = Change(session_id=session_id, open_session=OpenSession(token_hash, self.max_live))
+        self._with_room(lambda: self.journal.commit(change))
+        return session_id
+
+    def get(self, session_id: str) -> Session:
+        """:raises SessionNotFoundError: there is none, or it was ended."""
+        session = self.journal.session(session_id)
+        if session is None or session.state == "closed":
+            raise SessionNotFoundError("No open session has this id.")
+        return session
+
+    def wake(self, session: Session) -> None:
+        """Put a sleeping session back among the live ones. :raises TooManySessionsError: as :meth:`open`."""
+        if session.state == "asleep":
+            if self.journal.live_sessions() >= self.max_live:
+                self._sleep_one()
+            self.journal.touch(session.session_id, live=True)
+
+    def close(self, session_id: str, *, reason: str) -> None:
+        """End it for good: its turn stops, its sockets close, callbacks for its workflows become dead letters."""
+        change = Change(session_id=session_id, events=[events.session_closed(reason)], close_session=True)
+        self.journal.commit(change)
+
+    # -- the conversation
+
+    def post_message(self, session_id: str, body: frames.MessageBody, *, request_id: str | None) -> int:
+        """Append a message and queue its turn; returns its number. The same ``clientMessageId`` appends once.
+
+        :raises TooManyPendingError: 20 wait for an answer. :raises SessionNotFoundError: the session is over.
+        """
+        key = f"message:{session_id}:{body.clientMessageId}" if body.clientMessageId else None
+        event = events.user_message(body.text, client_message_id=body.clientMessageId, request_id=request_id)
+        change = Change(
+            session_id=session_id,
+            events=[event],
+            once=Once(key) if key else None,
+            add=NewInput("chat"),
+            max_pending=MAX_PENDING_MESSAGES,
+        )
+        return self.journal.commit(change).seq
+
+    def command(self, session_id: str, command: frames.Command) -> None:
+        """Do what a command frame asks; when this returns it is durable.
+
+        :raises ConflictError: there is nothing to act on. :raises NotFoundError: what it names does not exist.
+        """
+        match command:
+            case frames.Cancel():
+                self._cancel(session_id)
+            case frames.Decide(type="approve"):
+                self.decisions.approve(session_id, command.repairId)
+            case frames.Decide():
+                self.decisions.reject(session_id, command.repairId)
+            case frames.RetryRepair():
+                self.decisions.retry(session_id, command.workflowId, command.signature)
+            case frames.Rollback():
+                self.decisions.roll_back(session_id, command.workflowId, command.snapshotId)
+            case frames.SetAutonomy():
+                self._set_autonomy(session_id, command.workflowId, command.autonomy)
+
+    # -- workflows
+
+    def adopt(self, session_id: str, body: frames.AdoptBody) -> tuple[Registration, bool]:
+        """Register a workflow that exists already; returns it and whether it is new to this session.
+
+        :raises ConflictError: another open session owns it. :raises SessionNotFoundError: the session is over.
+        """
+        adopted: tuple[Registration, bool] = retry_stale(partial(self._adopt, session_id, body))
+        return adopted
+
+    def own(self, session_id: str, workflow_id: str) -> Registration:
+        """:raises NotFoundError: this session has no such workflow."""
+        registration = Registration.get(self.journal, workflow_id)
+        if registration is None or registration.session_id != session_id:
+            raise NotFoundError("This session has no such workflow.")
+        return registration
+
+    def registrations(self, session_id: str) -> list[Registration]:
+        """Oldest first."""
+        return Registration.find(self.journal, f"session:{session_id}", limit=1000)[::-1]
+
+    def pending_repairs(self, session_id: str) -> list[str]:
+        """Ids of the repairs that wait for a person, oldest first."""
+        return [repair.repair_id for repair in Repair.find(self.journal, f"waiting:{session_id}")][::-1]
+
+    def describe(self, session: Session) -> dict[str, Any]:
+        """What ``GET /sessions/<id>`` and the list of sessions show."""
+        session_id = session.session_id
+        return {
+            "sessionId": session_id,
+            "id": session_id,
+            "createdAt": events.iso(session.created_at),
+            "lastActiveAt": events.iso(session.last_active_at),
+            "connected": self.is_connected(session_id),
+            "state": session.state,
+            "firstSeq": session.first_seq,
+            "lastSeq": session.last_seq,
+            "workflows": [registration.public() for registration in self.registrations(session_id)],
+            "pendingRepairs": self.pending_repairs(session_id),
+        }
+
+    def is_connected(self, session_id: str) -> bool:
+        opened = OpenConnection.find(self.journal, f"session:{session_id}")
+        return any(self.journal.held(f"worker:{holder}") for holder in {found.holder for found in opened})
+
+    # -- how it is done
+
+    def _cancel(self, session_id: str) -> None:
+        for pending in self.journal.pending(session_id):
+            if pending.turn_id is not None and not pending.cancelled:
+                try:
+                    self.journal.commit(Change(session_id=session_id, cancel_turn=pending.turn_id))
+                except StaleDocumentError:
+                    continue
+                return
+        raise ConflictError("No turn is running.")
+
+    def _set_autonomy(self, session_id: str, workflow_id: str | None, autonomy: Autonomy) -> None:
+        def write() -> None:
+            found = [self.own(session_id, workflow_id)] if workflow_id else self.registrations(session_id)
+            if not found:
+                raise ConflictError("This session has no workflows.")
+            change = Change(
+                session_id=session_id,
+                events=[events.autonomy_changed(r.workflow_id, autonomy, by=PERSON) for r in found],
+                puts=[r.put(autonomy=autonomy) for r in found],
+            )
+            self.journal.commit(change)
+
+        retry_stale(write)
+
+    def _adopt(self, session_id: str, body: frames.AdoptBody) -> tuple[Registration, bool]:
+        known = Registration.get(self.journal, body.workflowId)
+        if known is not None and known.session_id == session_id:
+            return known, False
+        if known is not None:
+            owner = self.journal.session(known.session_id)
+            if owner is not None and owner.state != "closed":
+                raise ConflictError("This workflow belongs to another session.")
+        registration = Registration(
+            version=known.version if known else 0,
+            workflow_id=body.workflowId,
+            session_id=session_id,
+            name=body.name or (known.name if known else body.workflowId),
+            autonomy=body.autonomy or self.autonomy,
+        )
+        event = events.workflow_registered(registration.workflow_id, registration.name, registration.autonomy)
+        self.journal.commit(Change(session_id=session_id, events=[event], puts=[registration.put()]))
+        return registration, True
+
+    def _with_room(self, begin: Any) -> None:
+        for _ in range(3):
+            try:
+                begin()
+                return
+            except TooManySessionsError:
+                self._sleep_one()
+        begin()
+
+    def _sleep_one(self) -> None:
+        for session in self.journal.idle_sessions(limit=SLEEPER_CANDIDATES):
+            session_id = session.session_id
+            if not self.is_connected(session_id) and not self.pending_repairs(session_id):
+                self.journal.touch(session_id, live=False)
+                return
+        raise TooManySessionsError(f"{self.max_live} sessions are in use.", retry_after_s=FULL_RETRY_S)

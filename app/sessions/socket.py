@@ -1,0 +1,188 @@
+"""The WebSocket ``/ws``: hello, then frames in and the session's events out, until either side closes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import deque
+from typing import Any
+
+import gevent
+from flask import Blueprint, request
+from flask_sock import Sock
+
+from app.errors import BaseError, BusyError, DrainingError, ForbiddenOriginError, ValidationError, WebSocketError
+from app.lifecycle import BridgeWorker
+from app.sessions import frames
+from app.sessions.connections import Connection
+from app.telemetry import context
+from app.web import auth
+from app.web.problems import error_frame
+from app.web.socket_io import ConnectionGone, SocketIO
+
+MAX_CONNECTIONS = 8_000
+BAD_FRAMES_MAX, BAD_FRAMES_WINDOW_S = 10, 60.0
+BAD_HELLO, NO_HELLO, BUG = 4400, 4408, 1011
+
+log = logging.getLogger(__name__)
+
+
+def socket_blueprint(bridge: BridgeWorker) -> Blueprint:
+    """The blueprint of ``/ws``. Whatever may refuse does so before the upgrade, or is a frame after it."""
+    blueprint = Blueprint("socket", __name__)
+    sock = Sock()
+
+    @blueprint.before_request
+    def gate() -> None:
+        if not auth.origin_allowed(request.environ, bridge.settings):
+            raise ForbiddenOriginError("This page may not connect here.")
+        if bridge.draining:
+            raise DrainingError("This worker is restarting.", retry_after_s=1)
+        if len(bridge.connections) >= MAX_CONNECTIONS:
+            raise BusyError("Too many connections.")
+
+    @sock.route("/ws", bp=blueprint)  # type: ignore[untyped-decorator]
+    def ws(socket: SocketIO) -> None:
+        with context.bind(request_id=request.environ["bridge.request_id"]):
+            _Served(bridge, socket, request.environ).run()
+
+    return blueprint
+
+
+class _Served:
+    """One socket from its handshake to its end."""
+
+    def __init__(self, bridge: BridgeWorker, socket: SocketIO, environ: dict[str, Any]) -> None:
+        self._bridge = bridge
+        self._socket = socket
+        self._environ = environ
+        self._request_id: str = environ["bridge.request_id"]
+        self._bad_frames: deque[float] = deque(maxlen=BAD_FRAMES_MAX)
+
+    def run(self) -> None:
+        """Serve until the socket has ended; nothing is raised."""
+        try:
+            self._converse(self._hello())
+        except ConnectionGone:
+            return
+        except BaseError as exc:
+            self._refuse(exc, exc.close_code or BAD_HELLO)
+        except Exception:
+            log.exception("connection failed by a bug")
+            self._refuse(BaseError(), BUG)
+
+    def _hello(self) -> frames.Hello:
+        text = self._socket.receive(timeout=self._bridge.settings.ws_hello_timeout_seconds)
+        if text is None:
+            raise WebSocketError("No hello came in time.", close_code=NO_HELLO, code="no_hello")
+        try:
+            return frames.read_hello(_text(text))
+        except ValidationError as exc:
+            exc.close_code = BAD_HELLO
+            raise
+
+    def _enter(self, hello: frames.Hello) -> tuple[Connection, dict[str, Any]]:
+        bridge, settings = self._bridge, self._bridge.settings
+        token = None
+        if hello.sessionId is None:
+            auth.check_access(hello.accessToken, self._environ, settings, anonymous_ok=True)
+            token = auth.new_token()
+            session = bridge.sessions.get(bridge.sessions.open(token_hash=auth.hash_token(token)))
+            after = 0
+        else:
+            session = bridge.sessions.get(hello.sessionId)
+            credential = hello.token if hello.token is not None else hello.accessToken
+            auth.check_session(credential, session, self._environ, settings)
+            bridge.sessions.wake(session)
+            # A client may be ahead of a journal that was restored from a backup; it must not wait for the past.
+            after = min(hello.after, session.last_seq)
+        welcome = {
+            "type": "welcome",
+            "sessionId": session.session_id,
+            **({"token": token} if token else {}),
+            "firstSeq": session.first_seq,
+            "lastSeq": session.last_seq,
+            "resumed": token is None,
+            "agent": bridge.agent_name,
+            "requestId": self._request_id,
+            "limits": {
+                "messagesPerMinute": settings.rate_limit_messages_per_minute,
+                "maxMessageBytes": settings.max_message_bytes,
+                "pingIntervalSeconds": settings.ws_ping_interval_seconds,
+            },
+            "workflows": [found.public() for found in bridge.sessions.registrations(session.session_id)],
+            "pendingRepairs": bridge.sessions.pending_repairs(session.session_id),
+        }
+        return bridge.connections.enter(session.session_id, self._socket, after=after), welcome
+
+    def _converse(self, hello: frames.Hello) -> None:
+        connection, welcome = self._enter(hello)
+        with context.bind(session_id=connection.session_id):
+            log.info("connection opened", extra={"resumed": welcome["resumed"]})
+            try:
+                self._socket.send(json.dumps(welcome))
+                writer = gevent.spawn(context.carry(_follow), self._bridge, connection)
+                try:
+                    while True:
+                        self._take(connection, self._socket.receive_frame())
+                finally:
+                    writer.kill(block=False)
+            finally:
+                self._bridge.connections.exit(connection)
+                log.info("connection closed", extra=self._account(connection))
+
+    def _take(self, connection: Connection, text: str | bytes) -> None:
+        connection.received += 1
+        sessions, session_id = self._bridge.sessions, connection.session_id
+        try:
+            frame = frames.read_frame(_text(text))
+            if isinstance(frame, frames.Ping):
+                self._socket.send('{"type":"pong"}')
+            elif isinstance(frame, frames.Message):
+                sessions.post_message(session_id, frame, request_id=self._request_id)
+            else:
+                sessions.command(session_id, frame)
+        except ValidationError as exc:
+            self._socket.send(error_frame(exc, self._request_id))
+            self._count_bad_frame()
+        except BaseError as exc:
+            self._socket.send(error_frame(exc, self._request_id))
+
+    def _count_bad_frame(self) -> None:
+        now = time.monotonic()
+        self._bad_frames.append(now)
+        if len(self._bad_frames) == BAD_FRAMES_MAX and now - self._bad_frames[0] <= BAD_FRAMES_WINDOW_S:
+            self._socket.close(BAD_HELLO, "too many bad frames")
+
+    def _refuse(self, error: BaseError, close_code: int) -> None:
+        try:
+            self._socket.send(error_frame(error, self._request_id))
+        except ConnectionGone:
+            return
+        log.info("connection refused", extra={"code": error.code, "closeCode": close_code})
+        self._socket.close(close_code, error.code)
+
+    def _account(self, connection: Connection) -> dict[str, Any]:
+        return {
+            "closeCode": self._socket.close_code,
+            "durationMs": int((time.monotonic() - connection.opened_at) * 1000),
+            "framesIn": connection.received,
+            "eventsOut": connection.sent,
+        }
+
+
+def _follow(bridge: BridgeWorker, connection: Connection) -> None:
+    try:
+        bridge.connections.follow(connection)
+    except ConnectionGone:
+        return
+    except Exception:
+        log.exception("following a session failed by a bug")
+        connection.socket.close(BUG, "internal")
+
+
+def _text(frame: str | bytes) -> str:
+    if isinstance(frame, bytes):
+        raise ValidationError("Only text frames are taken.", errors=[{"path": "", "message": "is a binary frame"}])
+    return frame

@@ -1,0 +1,157 @@
+"""What the benchmarks share: a bridge of their own on a free port, a lean WebSocket reader, and quantiles."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gevent.socket
+
+PROJECT = Path(__file__).resolve().parents[1]
+OPEN_LIMITS = {
+    "RATE_LIMIT_WS_PER_MINUTE": "0",
+    "RATE_LIMIT_CALLBACKS_PER_MINUTE": "0",
+    "RATE_LIMIT_MESSAGES_PER_MINUTE": "0",
+    "RATE_LIMIT_HEALTH_PER_MINUTE": "0",
+    "MAX_SESSIONS": "100000",
+    "AGENT": "offline",
+    "HEAL_AUTONOMY": "observe",
+}
+
+
+@contextmanager
+def running_bridge(journal: Path | None = None, **settings: str) -> Iterator[int]:
+    """A bridge with its limits off; gives its port."""
+    with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": folder,
+            "BIND": f"127.0.0.1:{port}",
+            "JOURNAL_PATH": str(journal or Path(folder, "journal.db")),
+            "ENV_FILE": os.devnull,
+            **OPEN_LIMITS,
+            **settings,
+        }
+        with open(Path(folder, "log"), "w") as log:
+            argv = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
+            process = subprocess.Popen(argv, cwd=PROJECT, env=environment, stdout=log, stderr=log)
+        try:
+            _wait_for(port, process)
+            yield port
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+class WebSocket:
+    """Just enough of a client: text frames out, text frames in, on a gevent socket."""
+
+    def __init__(self, port: int, hello: dict[str, Any]) -> None:
+        self._socket = gevent.socket.create_connection(("127.0.0.1", port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = bytearray()
+        self._socket.sendall(
+            f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        while b"\r\n\r\n" not in self._buffer:
+            self._fill()
+        del self._buffer[: self._buffer.index(b"\r\n\r\n") + 4]
+        self.send({"type": "hello", **hello})
+        self.welcome = self.receive()
+
+    def send(self, frame: dict[str, Any]) -> None:
+        payload = json.dumps(frame).encode()
+        assert len(payload) < 126
+        self._socket.sendall(bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
+
+    def receive(self) -> dict[str, Any]:
+        frame: dict[str, Any] = json.loads(self.receive_raw())
+        return frame
+
+    def receive_raw(self) -> bytes:
+        """One frame's payload; pings are skipped."""
+        while True:
+            while len(self._buffer) < 2:
+                self._fill()
+            opcode, length, start = self._buffer[0] & 15, self._buffer[1], 2
+            if length >= 126:
+                start = 4 if length == 126 else 10
+                while len(self._buffer) < start:
+                    self._fill()
+                length = int.from_bytes(self._buffer[2:start], "big")
+            while len(self._buffer) < start + length:
+                self._fill()
+            payload = bytes(self._buffer[start : start + length])
+            del self._buffer[: start + length]
+            if opcode == 1:
+                return payload
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _fill(self) -> None:
+        piece = self._socket.recv(262_144)
+        if not piece:
+            raise ConnectionError("closed")
+        self._buffer += piece
+
+
+class Http:
+    """Keep-alive requests on one gevent socket."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._socket = gevent.socket.create_connection(("127.0.0.1", port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def post(self, path: str, body: bytes, token: str = "") -> tuple[int, bytes]:
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
+            f"{authorization}Content-Length: {len(body)}\r\n\r\n"
+        )
+        self._socket.sendall(head.encode() + body)
+        data = bytearray()
+        while b"\r\n\r\n" not in data:
+            data += self._socket.recv(65_536)
+        head_end = data.index(b"\r\n\r\n") + 4
+        text = data[:head_end].lower()
+        length = int(text.split(b"content-length:")[1].split(b"\r\n")[0])
+        while len(data) < head_end + length:
+            data += self._socket.recv(65_536)
+        return int(data[9:12]), bytes(data[head_end:])
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float | int]:
+    """``n``, ``p50``, ``p99`` and ``max``, rounded to a thousandth."""
+    ordered = sorted(values) or [0.0]
+
+    def at(share: float) -> float:
+        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
+
+    return {"n": len(values), "p50": at(0.5), "p99": at(0.99), "max": at(1.0)}
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError("the bridge did not start")
