@@ -1,47 +1,11 @@
-"""The application factory: wire and register, nothing else."""
+"""The bridge. Importing the package costs nothing: ``python -m app.settings`` runs at every start and every HUP."""
 
-from __future__ import annotations
-
-from flask import Flask
-
-from app.agents import Agent
-from app.callbacks.routes import callbacks_blueprint, dead_letters_blueprint
-from app.lifecycle import BridgeWorker
-from app.ops.routes import brake_blueprint, probes_blueprint
-from app.sessions.routes import sessions_blueprint
-from app.sessions.socket import socket_blueprint
-from app.settings import Settings, load
-from app.web import problems, security, socket_io
-from app.web.request_id import RequestIdMiddleware
+from typing import Any
 
 
-def create_app(settings: Settings | None = None, *, agent: Agent | None = None) -> Flask:
-    """Make the WSGI application of one worker; ``app.extensions["bridge"]`` is what gunicorn's hooks talk to.
+def __getattr__(name: str) -> Any:
+    if name == "create_app":
+        from app.factory import create_app
 
-    :param agent: instead of the one that the settings name.
-    :raises ConfigError: a setting is wrong.
-    """
-    settings = settings or load()
-    app = Flask("bridge", static_folder=None)
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.config["SOCK_SERVER_OPTIONS"] = {
-        "max_message_bytes": settings.max_message_bytes,
-        "ping_interval_s": settings.ws_ping_interval_seconds,
-        "send_timeout_s": settings.ws_send_timeout_seconds,
-    }
-    bridge = BridgeWorker(settings, agent=agent)
-    app.extensions["bridge"] = bridge
-
-    socket_io.install()
-    problems.register(app)
-    security.register(app, settings)
-
-    app.register_blueprint(probes_blueprint(bridge))  # auth: none
-    app.register_blueprint(brake_blueprint(bridge))  # auth: access
-    app.register_blueprint(sessions_blueprint(bridge))  # auth: access or session, stated in each view
-    app.register_blueprint(socket_blueprint(bridge))  # auth: Origin before the upgrade, then the hello frame
-    app.register_blueprint(callbacks_blueprint(bridge))  # auth: callback secret
-    app.register_blueprint(dead_letters_blueprint(bridge))  # auth: access
-
-    app.wsgi_app = RequestIdMiddleware(app.wsgi_app)  # type: ignore[method-assign]
-    return app
+        return create_app
+    raise AttributeError(name)

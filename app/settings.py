@@ -13,176 +13,39 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from dotenv.parser import parse_stream
 
 from app.errors import ConfigError
+from app.setting_forms import (
+    BIND,
+    DEAD_LETTERS,
+    FLAG,
+    HOOK_URL,
+    N8N_URL,
+    ORIGINS,
+    PATH,
+    PER_MINUTE,
+    SECONDS,
+    SECRET,
+    SECRETS,
+    TEXT,
+    URL,
+    Form,
+    choice,
+    number,
+    origin,
+    whole,
+)
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - recognised here, never chosen
 GIB = 1024**3
 _SECRET_SUFFIXES = ("_SECRET", "_TOKEN", "_KEY")
-_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
-_VISIBLE = re.compile(r"[\x21-\x7e]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How a setting is written.
-
-    :ivar accepts: completes the sentence "NAME must be …".
-    :ivar parse: text (stripped, not empty) → value; raises ``ValueError`` for anything else.
-    """
-
-    accepts: str
-    parse: Callable[[str], Any]
-
-
-def _whole(low: int, high: int) -> Form:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
-            raise ValueError
-        return int(text)
-
-    return Form(f"a whole number from {low} to {high}", parse)
-
-
-def _number(low: float, high: float) -> Form:
-    """A whole number stays an ``int``, so that it is also written as one."""
-
-    def parse(text: str) -> float:
-        if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text):
-            raise ValueError
-        value = float(text) if "." in text else int(text)
-        if not low <= value <= high:
-            raise ValueError
-        return value
-
-    return Form(f"a number from {low:g} to {high:g}", parse)
-
-
-def _choice(*words: str) -> Form:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError
-        return text
-
-    return Form(f"one of {', '.join(words)}", parse)
-
-
-def _flag(text: str) -> bool:
-    return {"true": True, "false": False}[text]
-
-
-def _text(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError
-    return text
-
-
-def _secret(text: str) -> str:
-    if not _VISIBLE.fullmatch(text) or "," in text:
-        raise ValueError
-    return text
-
-
-def _secrets(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_secret(part.strip()) for part in text.split(",")))
-
-
-def _path(text: str) -> Path:
-    path = Path(_text(text))
-    if path.is_dir():
-        raise ValueError
-    return path
-
-
-def _host(text: str) -> str:
-    """A name, an IPv4 address, or an IPv6 address in brackets."""
-    if text.startswith("[") and text.endswith("]"):
-        return f"[{ipaddress.IPv6Address(text[1:-1])}]"
-    if not _HOST.fullmatch(text):
-        raise ValueError
-    return text.lower()
-
-
-def _bind(text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not colon:
-        raise ValueError
-    return f"{_host(host)}:{_whole(1, 65535).parse(port)}"
-
-
-def _origin(text: str) -> str:
-    """``scheme://host[:port]`` as browsers write it: lower case, the scheme's own port left out."""
-    url = urlsplit(text)
-    host, port = url.hostname or "", url.port
-    if url.scheme not in ("http", "https") or url.username is not None or not _VISIBLE.fullmatch(text):
-        raise ValueError
-    shown = _host(f"[{host}]" if ":" in host else host)
-    own_port = {"http": 80, "https": 443}[url.scheme]
-    return f"{url.scheme}://{shown}" + (f":{port}" if port is not None and port != own_port else "")
-
-
-def _bare_origin(text: str) -> str:
-    url = urlsplit(text)
-    if url.path not in ("", "/") or "?" in text or "#" in text:
-        raise ValueError
-    return _origin(text)
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_bare_origin(part.strip()) for part in text.split(",")))
-
-
-def _url(text: str) -> str:
-    """http(s), a host, perhaps a path; no user, query or fragment; no trailing slash."""
-    if "?" in text or "#" in text:
-        raise ValueError
-    return _origin(text) + urlsplit(text).path.rstrip("/")
-
-
-def _n8n_url(text: str) -> str:
-    url = _url(text)
-    if url.endswith("/api/v1"):
-        raise ValueError
-    return url
-
-
-def _hook_url(text: str) -> str:
-    """As ``_url``, but a query may be there and the path is kept as it is: webhook addresses have them."""
-    _origin(text)
-    if "#" in text:
-        raise ValueError
-    return text
-
-
-def _dead_letter_url(text: str) -> str:
-    if not re.fullmatch(
-        r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\x21-\x7e]*)?|dynamodb://[A-Za-z0-9_.-]{3,255}", text
-    ):
-        raise ValueError
-    return text.rstrip("/")
-
-
-FLAG = Form("true or false", _flag)
-TEXT = Form("printable text", _text)
-PATH = Form("the path of a file, not of a folder", _path)
-SECRET = Form("one value of visible ASCII characters, without spaces and commas", _secret)
-SECRETS = Form("one or more values of visible ASCII characters without spaces, separated by commas", _secrets)
-BIND = Form("HOST:PORT, as 127.0.0.1:3000 or [::1]:3000, with a port from 1 to 65535", _bind)
-ORIGINS = Form("origins such as https://bridge.example.com, separated by commas", _origins)
-URL = Form("an http:// or https:// address with a host, without user, query and fragment", _url)
-N8N_URL = Form("an http:// or https:// address with a host, as it is before /api/v1", _n8n_url)
-HOOK_URL = Form("an http:// or https:// address with a host, without user and fragment", _hook_url)
-DEAD_LETTERS = Form("s3://BUCKET/PREFIX or dynamodb://TABLE", _dead_letter_url)
-SECONDS = _number(0.05, 86_400)
-PER_MINUTE = _whole(0, 1_000_000)
 
 
 def machine_turns() -> int:
@@ -246,18 +109,18 @@ def is_loopback(host: str) -> bool:
 
 def _default_public_url(known: Mapping[str, Any]) -> str:
     host, port = split_bind(known["bind"])
-    return _origin(f"http://{'localhost' if host in WILDCARDS else host}:{port}")
+    return origin(f"http://{'localhost' if host in WILDCARDS else host}:{port}")
 
 
 def _default_origins(known: Mapping[str, Any]) -> tuple[str, ...]:
     host, port = split_bind(known["bind"])
     near = [f"http://{name}:{port}" for name in LOOPBACK_NAMES] if is_loopback(host) or host in WILDCARDS else []
-    return tuple(dict.fromkeys(_origin(url) for url in [known["public_url"], *near]))
+    return tuple(dict.fromkeys(origin(url) for url in [known["public_url"], *near]))
 
 
 TABLE: tuple[Setting, ...] = (
     Setting("BIND", BIND, "127.0.0.1:3000", "Address that is listened on."),
-    Setting("WEB_CONCURRENCY", _whole(1, 64), 1, "gunicorn workers."),
+    Setting("WEB_CONCURRENCY", whole(1, 64), 1, "gunicorn workers."),
     Setting("JOURNAL_PATH", PATH, Path("var/journal.db"), "The journal's SQLite file, on a local disk."),
     Setting("REDIS_URL", TEXT, None, "Journal for several machines; not supported by this version."),
     Setting("PUBLIC_URL", URL, _default_public_url, "How people reach the bridge.", "http://BIND"),
@@ -273,35 +136,33 @@ TABLE: tuple[Setting, ...] = (
         "Pages of these origins may use the socket and the API.",
         "the origin of PUBLIC_URL; with a loopback or wildcard BIND also localhost, 127.0.0.1 and [::1] on its port",
     ),
-    Setting("TRUSTED_PROXY_HOPS", _whole(0, 10), 0, "Own proxies in front: the n-th X-Forwarded-For from the right."),
+    Setting("TRUSTED_PROXY_HOPS", whole(0, 10), 0, "Own proxies in front: the n-th X-Forwarded-For from the right."),
     Setting("N8N_API_URL", N8N_URL, None, "n8n's address before /api/v1."),
     Setting("N8N_API_KEY", SECRET, None, "n8n's API key."),
     Setting("N8N_EDITOR_URL", URL, None, "n8n's address that people open."),
-    Setting("N8N_POLL_INTERVAL_SECONDS", _number(0, 86_400), 300, "Seconds between looks for missed failures; 0: off."),
-    Setting("AGENT", _choice("auto", "claude", "offline"), "auto", "What answers a turn."),
+    Setting("N8N_POLL_INTERVAL_SECONDS", number(0, 86_400), 300, "Seconds between looks for missed failures; 0: off."),
+    Setting("AGENT", choice("auto", "claude", "offline"), "auto", "What answers a turn."),
     Setting("ANTHROPIC_API_KEY", SECRET, None, "Claude's API key, handed to the child."),
     Setting("ANTHROPIC_BASE_URL", URL, None, "Claude's API address, handed to the child."),
     Setting("CLAUDE_MODEL", TEXT, None, "Claude's model."),
     Setting("CLAUDE_BIN", TEXT, None, "The Claude program."),
     Setting(
         "MAX_CONCURRENT_TURNS",
-        _whole(1, 64),
+        whole(1, 64),
         lambda known: machine_turns(),
         "Turns at once per worker.",
         "2 to 8, by memory and cores",
     ),
-    Setting("LEASE_SECONDS", _number(0.1, 3600), 10, "Seconds a silent worker keeps a turn."),
-    Setting("TURN_BUDGET_USD", _number(0.01, 1000), 0.50, "US dollars a turn may cost."),
+    Setting("LEASE_SECONDS", number(0.1, 3600), 10, "Seconds a silent worker keeps a turn."),
+    Setting("TURN_BUDGET_USD", number(0.01, 1000), 0.50, "US dollars a turn may cost."),
     Setting("TURN_TIMEOUT_SECONDS", SECONDS, 600, "Seconds a turn may take."),
     Setting("TURN_SILENCE_SECONDS", SECONDS, 60, "Seconds a child may be silent."),
-    Setting("HEAL_AUTONOMY", _choice("observe", "suggest", "ask", "auto"), "auto", "How far repairs go by themselves."),
+    Setting("HEAL_AUTONOMY", choice("observe", "suggest", "ask", "auto"), "auto", "How far repairs go by themselves."),
     Setting("NOTIFY_URL", HOOK_URL, None, "Gets a POST for repairs that wait, are blocked, failed or were published."),
-    Setting("MAX_SESSIONS", _whole(1, 1_000_000), 100, "Live sessions at once."),
-    Setting(
-        "SESSION_IDLE_TTL_SECONDS", _number(0.05, 31_536_000), 1800, "Seconds until an idle session goes to sleep."
-    ),
+    Setting("MAX_SESSIONS", whole(1, 1_000_000), 100, "Live sessions at once."),
+    Setting("SESSION_IDLE_TTL_SECONDS", number(0.05, 31_536_000), 1800, "Seconds until an idle session goes to sleep."),
     Setting("SESSION_SWEEP_SECONDS", SECONDS, 300, "Seconds between sweeps of idle sessions."),
-    Setting("JOURNAL_RETENTION_DAYS", _number(0.001, 3650), 90, "Days the journal keeps what is closed."),
+    Setting("JOURNAL_RETENTION_DAYS", number(0.001, 3650), 90, "Days the journal keeps what is closed."),
     Setting("WS_PING_INTERVAL_SECONDS", SECONDS, 30, "Seconds between pings of a socket."),
     Setting("WS_HELLO_TIMEOUT_SECONDS", SECONDS, 5, "Seconds a new socket has for its hello."),
     Setting("WS_SEND_TIMEOUT_SECONDS", SECONDS, 20, "Seconds a write to a socket may take."),
@@ -310,11 +171,11 @@ TABLE: tuple[Setting, ...] = (
     Setting("RATE_LIMIT_MESSAGES_PER_MINUTE", PER_MINUTE, 20, "Messages per session; 0: off."),
     Setting("RATE_LIMIT_HEALTH_PER_MINUTE", PER_MINUTE, 10, "GET /health per client address; 0: off."),
     Setting("RATE_LIMIT_AUTH_FAILURES_PER_MINUTE", PER_MINUTE, 10, "Failed authentications per address; 0: off."),
-    Setting("MAX_MESSAGE_BYTES", _whole(1024, 16 * 1024**2), 1024**2, "Bytes of a frame or a body."),
-    Setting("GRACEFUL_TIMEOUT_SECONDS", _whole(1, 3600), 30, "Seconds a worker has to drain; turns get 5 s less."),
+    Setting("MAX_MESSAGE_BYTES", whole(1024, 16 * 1024**2), 1024**2, "Bytes of a frame or a body."),
+    Setting("GRACEFUL_TIMEOUT_SECONDS", whole(1, 3600), 30, "Seconds a worker has to drain; turns get 5 s less."),
     Setting("DEAD_LETTER_URL", DEAD_LETTERS, None, "Dead letters are kept there as well."),
     Setting(
-        "LOG_LEVEL", _choice("debug", "info", "warning", "error", "critical"), "info", "Least level that is logged."
+        "LOG_LEVEL", choice("debug", "info", "warning", "error", "critical"), "info", "Least level that is logged."
     ),
 )
 
@@ -411,6 +272,17 @@ def load(environ: Mapping[str, str] | None = None, env_file: str | Path | None =
     return settings
 
 
+def check_place(path: Path) -> None:
+    """Whether the journal's file can be, or be made, at ``path``; nothing is made.
+
+    :raises ConfigError: its folder or the file cannot be written.
+    """
+    there = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    if not writable or (path.exists() and not os.access(path, os.R_OK | os.W_OK)):
+        raise ConfigError("JOURNAL_PATH must be the path of a file that this user can write, in a folder likewise")
+
+
 def _filled(values: Mapping[str, str | None]) -> dict[str, str]:
     return {name: text.strip() for name, text in values.items() if text and text.strip()}
 
@@ -470,7 +342,7 @@ def summary(settings: Settings) -> list[str]:
         + ("with a secret" if settings.n8n_callback_secret else "this machine only (N8N_CALLBACK_SECRET is unset)")
         + f", at {settings.n8n_callback_url}",
         f"repairs: {settings.heal_autonomy}",
-        f"notifications: {_origin(settings.notify_url) if settings.notify_url else 'none (NOTIFY_URL is unset)'}",
+        f"notifications: {origin(settings.notify_url) if settings.notify_url else 'none (NOTIFY_URL is unset)'}",
     ]
     if not on_loopback and not settings.access_token and not settings.allow_anonymous:
         lines.append("warning: others than this machine are refused until ACCESS_TOKEN is set")
@@ -484,6 +356,7 @@ def main(argv: list[str]) -> int:
     """
     try:
         settings = load()
+        check_place(settings.journal_path)
     except ConfigError as exc:
         name = re.match(r"\w*", exc.detail)[0]  # type: ignore[index]
         print(f"{name}: {exc.detail.removeprefix(f'{name} ')}", file=sys.stderr)

@@ -34,12 +34,23 @@ DOCUMENT = "kind, key, version, body, created_at, updated_at"
 
 
 class SqliteJournal:
-    """See :class:`app.journal.Journal`. Belongs to the thread and loop that made it; one per worker process."""
+    """See :class:`app.journal.Journal`. Belongs to the thread and loop that opened it; one per worker process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, opened: bool = True) -> None:
         """
+        :param opened: ``False`` touches nothing before :meth:`open`. Raises as that does.
+        """
+        self._path = path
+        self._closed = True
+        if opened:
+            self.open()
+
+    def open(self) -> None:
+        """Make the file where it is missing, and begin.
+
         :raises ConfigError: ``JOURNAL_PATH`` cannot be used. :raises JournalUnavailableError: it cannot be opened now.
         """
+        path = self._path
         try:
             prepare_file(path)
             self._reader = connect(path, read_only=True)

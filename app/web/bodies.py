@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from flask import request
+from gunicorn.http.errors import ParseException
 
-from app.errors import BaseError, TooLargeError
+from app.errors import BaseError, TooLargeError, ValidationError
 
 READ_BYTES = 65_536
 CALLBACK_READ_MAX_BYTES = 16 * 1_048_576
@@ -48,7 +50,7 @@ def read_body(limit_bytes: int, *, keep_ends_bytes: int) -> Body:
     """
     stream = request.environ["wsgi.input"]
     head, tail, size = bytearray(), b"", 0
-    while size <= CALLBACK_READ_MAX_BYTES and (piece := stream.read(READ_BYTES)):
+    while size <= CALLBACK_READ_MAX_BYTES and (piece := _read(stream)):
         size += len(piece)
         if len(head) <= limit_bytes:
             head += piece
@@ -58,3 +60,11 @@ def read_body(limit_bytes: int, *, keep_ends_bytes: int) -> Body:
         return Body(bytes(head), size, whole=True)
     rest = bytes(head[keep_ends_bytes:]) + tail
     return Body(bytes(head[:keep_ends_bytes]) + rest[-keep_ends_bytes:], size, whole=False)
+
+
+def _read(stream: Any) -> bytes:
+    try:
+        piece: bytes = stream.read(READ_BYTES)
+    except ParseException as exc:
+        raise ValidationError("The body's chunks are not well-formed.") from exc
+    return piece

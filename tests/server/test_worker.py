@@ -1,0 +1,418 @@
+"""The worker and the master of gunicorn.conf.py, with a tiny application: signals, reloads, refusals, logs."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.projects import PROJECT, TINY_APP, tiny_project
+from tests.support.server import BridgeServer, wait_for
+
+SOFTWARE = re.compile(rb"gunicorn|gevent|python|werkzeug|flask", re.IGNORECASE)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return tiny_project(tmp_path / "project")
+
+
+@pytest.fixture
+def server(project: Path) -> Iterator[BridgeServer]:
+    with BridgeServer(project=project) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeServer]:
+    """For tests that leave the server as it was."""
+    with BridgeServer(project=tiny_project(tmp_path_factory.mktemp("tiny") / "project")) as server:
+        yield server
+
+
+def keep_alive(server: BridgeServer) -> http.client.HTTPConnection:
+    """A connection that has had an answer and is idle now."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.request("GET", "/version")
+    response = connection.getresponse()
+    assert response.headers["Connection"] == "keep-alive"
+    response.read()
+    return connection
+
+
+class InFlight:
+    """A slow request, on its way in a thread."""
+
+    def __init__(self, server: BridgeServer, seconds: float) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        self.response: http.client.HTTPResponse | None = None
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, args=(f"/slow/{seconds}",))
+        self._thread.start()
+        server.wait_log("slow started")
+
+    def _run(self, path: str) -> None:
+        try:
+            self._connection.request("GET", path)
+            self.response = self._connection.getresponse()
+            self.response.read()
+        except Exception as exc:
+            self.error = exc
+
+    def result(self) -> http.client.HTTPResponse:
+        self._thread.join(20)
+        assert self.response is not None, f"no answer: {self.error!r}"
+        return self.response
+
+
+# -- the drain --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_connection_does_not_hold_the_end(server: BridgeServer, number: int) -> None:
+    idle = keep_alive(server)
+    began = time.monotonic()
+
+    server.send_signal(number)
+
+    assert server.wait(limit_s=10) == 0
+    assert time.monotonic() - began < 2.5
+    assert idle.sock is not None and idle.sock.recv(1) == b""
+    assert [line["message"] for line in server.log_lines(logger="tiny")] == [
+        "bridge started",
+        "bridge drained",
+        "bridge stopped",
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_in_flight_is_answered_and_its_connection_closed(server: BridgeServer, number: int) -> None:
+    request = InFlight(server, 1.5)
+
+    # A terminal sends Ctrl-C to the workers, too.
+    for pid in [server.pid, *(server.worker_pids() if number == signal.SIGINT else [])]:
+        os.kill(pid, number)
+
+    assert request.result().status == 200
+    assert request.result().headers["Connection"] == "close"
+    assert server.wait(limit_s=5) == 0
+
+
+def test_the_listener_closes_at_once(server: BridgeServer) -> None:
+    request = InFlight(server, 1.0)
+    server.term()
+    server.wait_log("bridge drained")
+
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port), timeout=1)
+
+    assert request.result().status == 200
+
+
+def test_an_idle_connection_may_bring_one_more_request_as_the_drain_begins(server: BridgeServer) -> None:
+    idle = keep_alive(server)
+    server.term()
+    wait_for(lambda: not server.healthy(), what="the listener's end")
+
+    idle.request("GET", "/version")
+    response = idle.getresponse()
+
+    assert (response.status, response.headers["Connection"]) == (200, "close")
+
+
+def test_the_worker_waits_for_the_application(project: Path) -> None:
+    with BridgeServer({"TINY_TURN_S": 1.5}, project=project) as server:
+        began = time.monotonic()
+        server.term()
+        assert server.wait(limit_s=10) == 0
+        assert 1.5 <= time.monotonic() - began < 4
+
+
+def test_the_worker_stops_the_application_when_the_grace_is_over(project: Path) -> None:
+    with BridgeServer({"TINY_TURN_S": 60, "GRACEFUL_TIMEOUT_SECONDS": 6}, project=project) as server:
+        began = time.monotonic()
+        server.term()
+        assert server.wait(limit_s=10) == 0
+        assert time.monotonic() - began < 5
+        assert server.log_lines("bridge stopped")
+        assert not server.log_lines(level="error")
+
+
+def test_a_second_ctrl_c_is_quick_and_still_stops_the_application(project: Path) -> None:
+    with BridgeServer({"TINY_TURN_S": 60}, project=project) as server:
+        server.send_signal(signal.SIGINT)
+        server.wait_log("bridge drained")
+        began = time.monotonic()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(limit_s=5) == 0
+        assert time.monotonic() - began < 2
+        assert server.log_lines("bridge stopped")
+
+
+def test_workers_end_when_their_master_is_killed(server: BridgeServer) -> None:
+    workers = server.worker_pids()
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+
+    wait_for(lambda: not set(workers) & set(server.processes()), limit_s=5, what="the workers' end")
+    assert server.log_lines("bridge stopped")
+
+
+def test_a_killed_worker_is_followed_by_a_new_one(server: BridgeServer) -> None:
+    old = server.kill_worker()
+
+    wait_for(lambda: (pids := server.worker_pids()) and old not in pids, limit_s=5, what="a new worker")
+    server.wait_healthy()
+    assert server.wait_log("bridge started")
+
+
+# -- reloads ----------------------------------------------------------------------------------------
+
+
+def test_hup_brings_new_code_and_new_settings(server: BridgeServer) -> None:
+    (server.project / "wsgi.py").write_text(TINY_APP.replace('VERSION = "one"', 'VERSION = "number two"'))
+    server.write_env("WEB_CONCURRENCY=2")
+
+    server.hup()
+
+    assert server.get("/version").json == {"version": "number two"}
+    assert len(server.worker_pids()) == 2
+
+
+def test_no_request_fails_during_a_reload(server: BridgeServer) -> None:
+    done = threading.Event()
+    failures: list[str] = []
+    statuses: list[int] = []
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                statuses.append(server.get("/version").status)
+            except OSError as exc:
+                failures.append(repr(exc))
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    for _ in range(3):
+        server.hup()
+    done.set()
+    asker.join()
+    assert not failures
+    assert set(statuses) == {200}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda server: server.write_env("LEASE_SECONDS=never"), "LEASE_SECONDS"),
+        (lambda server: (server.project / "wsgi.py").write_text("def broken(:\n"), "SyntaxError"),
+        (lambda server: (server.project / "app" / "settings.py").write_text("import nothing_there\n"), "nothing_there"),
+        (lambda server: (server.project / "gunicorn.conf.py").write_text("1 / 0\n"), "ZeroDivisionError"),
+    ],
+    ids=["settings", "syntax", "import", "gunicorn.conf.py"],
+)
+def test_a_bad_reload_keeps_the_old_workers_and_logs_one_error(server: BridgeServer, change, reason: str) -> None:  # type: ignore[no-untyped-def]
+    workers = server.worker_pids()
+    change(server)
+
+    server.hup(wait=False)
+
+    error = wait_for(lambda: server.log_lines(level="error"), what="an error line")[0]
+    assert error["message"].startswith("reload refused") and reason in error["message"]
+    assert server.worker_pids() == workers
+    assert server.get("/version").json == {"version": "one"}
+    assert len(server.log_lines(level="error")) == 1
+
+
+def test_term_is_not_held_up_by_the_check_of_a_reload(server: BridgeServer) -> None:
+    (server.project / "wsgi.py").write_text("import time; time.sleep(20)\n")
+    server.hup(wait=False)
+    server.wait_log("Handling signal: hup")
+    began = time.monotonic()
+
+    server.term()
+
+    assert server.wait(limit_s=10) == 0
+    assert time.monotonic() - began < 3
+
+
+def check_config(project: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gunicorn", "--check-config", "-c", "gunicorn.conf.py", "wsgi:app"],
+        cwd=project,
+        env={"PATH": os.environ["PATH"], **settings},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_check_config_says_nothing_about_good_settings(project: Path) -> None:
+    checked = check_config(project)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_check_config_names_the_variable_in_one_line(project: Path) -> None:
+    checked = check_config(project, ALLOW_ANONYMOUS="yes")
+    assert checked.returncode == 1
+    assert (checked.stdout, checked.stderr) == ("", "ALLOW_ANONYMOUS: must be true or false\n")
+
+
+def test_a_start_with_bad_settings_ends_with_one_json_line(project: Path) -> None:
+    server = BridgeServer({"ALLOW_ANONYMOUS": "yes"}, project=project).start(wait=False)
+    assert server.wait(limit_s=10) == 1
+    server.close()
+    [line] = server.log_lines()
+    assert line["level"] == "critical" and "ALLOW_ANONYMOUS" in line["message"]
+
+
+# -- what gunicorn answers by itself ----------------------------------------------------------------
+
+LINE = b"GET /version HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"GET /secret-path\r\n\r\n", 400, "bad_request"),
+        (LINE + b"secret header\r\n\r\n", 400, "bad_request"),
+        (LINE + b"X-Big: " + b"secret" * 20_000 + b"\r\n\r\n", 431, "headers_too_large"),
+        (LINE + b"".join(b"X-%d: 1\r\n" % n for n in range(200)) + b"\r\n", 431, "headers_too_large"),
+        (b"GET /" + b"secret" * 2_000 + b" HTTP/1.1\r\n\r\n", 414, "uri_too_long"),
+        (LINE + b"Transfer-Encoding: secret\r\n\r\n", 501, "not_implemented"),
+    ],
+    ids=["line", "header", "big header", "many headers", "long uri", "coding"],
+)
+def test_a_request_that_is_not_understood_gets_a_problem(
+    shared: BridgeServer, sent: bytes, status: int, code: str
+) -> None:
+    answer = shared.raw(sent)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in head.decode().split("\r\n")[1:])}
+    problem = json.loads(body)
+
+    assert head.split()[1] == str(status).encode()
+    assert headers["content-type"] == "application/problem+json"
+    assert (problem["status"], problem["code"], problem["type"]) == (status, code, "about:blank")
+    assert problem["title"] and problem["detail"]
+    assert re.fullmatch(r"[A-Za-z0-9._-]{8,64}", problem["correlationId"])
+    assert headers["x-request-id"] == problem["correlationId"]
+    assert (headers["connection"], headers["cache-control"]) == ("close", "no-store")
+    assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "server" not in headers and not SOFTWARE.search(answer) and b"secret" not in answer
+    assert shared.wait_log("request refused", requestId=problem["correlationId"], status=status)
+
+
+@pytest.mark.parametrize("path", ["/escapes", "/bad-header"])
+def test_an_exception_that_escapes_is_a_problem_and_logged_once(shared: BridgeServer, path: str) -> None:
+    request_id = f"caller-{path.strip('/')}"
+    answer = shared.get(path, headers={"X-Request-ID": request_id})
+
+    assert (answer.status, answer.json["code"]) == (500, "internal")
+    assert answer.json["correlationId"] == answer.headers["x-request-id"] == request_id
+    assert b"secret" not in answer.body
+    line = shared.wait_log("request failed", requestId=request_id)
+    assert line["level"] == "error" and "Traceback" in line["exception"]
+    assert len(shared.log_lines(level="error", requestId=request_id)) == 1
+
+
+def test_a_normal_answer_names_no_software_and_carries_the_request_id(shared: BridgeServer) -> None:
+    answer = shared.get("/version", headers={"X-Request-ID": "caller-1234"})
+    assert "server" not in answer.headers
+    assert answer.headers["x-request-id"] == "caller-1234"
+    assert shared.get("/nothing").headers["x-request-id"] != "caller-1234"
+
+
+# -- logs -------------------------------------------------------------------------------------------
+
+
+def test_everything_that_is_said_is_one_json_line(server: BridgeServer) -> None:
+    server.get("/uncaught?token=secret", headers={"X-Request-ID": "request-1"})
+    server.get("/healthz")
+    server.hup()
+    server.kill_worker()
+    server.wait_healthy()
+    server.stop()
+
+    lines = server.log_lines()
+    for line in lines:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["timestamp"])
+        assert line["level"] in ("debug", "info", "warning", "error", "critical")
+        assert line["message"] and line["logger"]
+    [access] = [line for line in lines if line["logger"] == "gunicorn.access"]
+    assert (access["path"], access["status"], access["requestId"]) == ("/uncaught", 200, "request-1")
+    assert "secret" not in "".join(server.raw_lines())
+    assert server.log_lines("printed", logger="stdout", requestId="request-1")
+    assert server.log_lines("UserWarning: warned", level="warning")
+    assert server.log_lines("carried", requestId="request-1", sessionId="s-1")
+    [failed] = server.log_lines("uncaught exception", level="error")
+    assert "ZeroDivisionError" in failed["exception"]
+
+
+def test_a_reader_that_stops_does_not_stop_the_server(project: Path) -> None:
+    with BridgeServer(project=project, read_output=False) as server:
+        for _ in range(4):
+            assert server.get("/log/500/2000").status == 200  # 4 MB, into a pipe of 64 KiB
+        began = time.monotonic()
+        assert server.healthy()
+        assert time.monotonic() - began < 0.5
+        server.hup()
+        server.kill_worker()
+        server.wait_healthy()
+        began = time.monotonic()
+        server.term()
+        assert server.wait(limit_s=10) == 0
+        assert time.monotonic() - began < 4
+
+
+def test_lines_of_several_workers_do_not_mix(project: Path) -> None:
+    with BridgeServer({"WEB_CONCURRENCY": 3}, project=project, read_output=False) as server:
+        # All of them fill the pipe, and wait in the middle of a line that is longer than what a pipe takes at once.
+        askers = [threading.Thread(target=server.get, args=("/log/6/30000",)) for _ in range(30)]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join()
+        server.begin_to_read()
+        wait_for(lambda: len(server.log_lines("x" * 30_000)) == 180, what="all lines, whole")
+
+
+def test_a_line_that_is_too_long_is_cut(shared: BridgeServer) -> None:
+    shared.get("/log/1/200000", headers={"X-Request-ID": "long-line"})
+    line = wait_for(lambda: shared.log_lines(requestId="long-line", cut=True), what="the cut line")[0]
+    assert set(line["message"]) == {"x"} and 16_000 < len(line["message"]) < 65_536
+
+
+# -- with the real application ----------------------------------------------------------------------
+
+def test_the_bridge_starts_reloads_and_stops(tmp_path: Path) -> None:
+    with BridgeServer({"WEB_CONCURRENCY": 2}) as server:
+        server.hup()
+        killed = server.kill_worker()
+        wait_for(lambda: len(p := server.worker_pids()) == 2 and killed not in p, what="another second worker")
+        server.wait_healthy()
+        server.term()
+        assert server.wait(limit_s=10) == 0
+        assert server.log_lines()
+
+
+def test_check_config_accepts_the_bridge(tmp_path: Path) -> None:
+    checked = check_config(PROJECT, JOURNAL_PATH=str(tmp_path / "journal.db"), ENV_FILE="/dev/null")
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_check_config_leaves_no_journal(tmp_path: Path) -> None:
+    check_config(PROJECT, JOURNAL_PATH=str(tmp_path / "journal.db"), ENV_FILE="/dev/null")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,1 @@
+"""What tests share: a real server, and folders to run it in."""
