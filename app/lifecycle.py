@@ -7,7 +7,6 @@ import os
 import random
 import time
 import uuid
-from pathlib import Path
 
 import gevent
 
@@ -16,7 +15,6 @@ from app.agents.offline import OfflineAgent
 from app.callbacks.dead_letters import DeadLetters
 from app.callbacks.routing import Router
 from app.errors import BaseError
-from app.journal import Journal
 from app.journal.records import Registration
 from app.journal.sqlite import SqliteJournal
 from app.n8n import Workflows
@@ -31,7 +29,6 @@ from app.tools.server import ToolsServer
 from app.turns.runner import Runner, RunnerLimits
 
 CHORES_INTERVAL_S = 5.0
-CHORES_LEASE_S = 60.0
 DRAIN_SETTLE_S = 0.2
 
 log = logging.getLogger(__name__)
@@ -46,16 +43,15 @@ class BridgeWorker:
     def __init__(self, settings: Settings, *, agent: Agent | None = None) -> None:
         """
         :param agent: instead of the one that ``AGENT`` names.
-        :raises ConfigError: the journal's place cannot be used.
         """
         self.settings = settings
         self.holder = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.draining = False
-        self.journal: Journal = SqliteJournal(Path(settings.journal_path))
+        self.journal = SqliteJournal(settings.journal_path, opened=False)
         self.workflows: Workflows = Drafts(self.journal)
         self.agent: Agent = agent or OfflineAgent()
         autonomy = settings.heal_autonomy
-        self.decisions = Decisions(self.journal, self.workflows, self.holder)
+        self.decisions = Decisions(self.journal, self.workflows, self.holder, settings.lease_seconds)
         self.sessions = Sessions(self.journal, self.workflows, self.decisions, autonomy, settings.max_sessions)
         self.connections = Connections(self.journal, holder=self.holder)
         self.router = Router(self.journal)
@@ -82,7 +78,11 @@ class BridgeWorker:
         return Registration.get(self.journal, workflow_id) is not None
 
     def start(self) -> None:
-        """Begin to claim turns and do chores. Called once, in the worker, before it accepts."""
+        """Open the journal, begin to claim turns and do chores. Called once, in the worker, before it accepts.
+
+        :raises ConfigError: the journal's place cannot be used. :raises JournalUnavailableError: not now.
+        """
+        self.journal.open()
         self.tools.start()
         self.runner.start()
         self._chores = gevent.spawn(self._do_chores)
@@ -113,13 +113,16 @@ class BridgeWorker:
         log.info("Graceful shutdown complete")
 
     def _do_chores(self) -> None:
-        """Finish what lost workers left, and end what has waited too long: one worker at a time."""
+        """Finish what lost workers left, and end what has waited too long: one worker at a time, two do no harm."""
         while not self.draining:
+            wait_s = CHORES_INTERVAL_S * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
             try:
-                lease = self.journal.acquire("chore:repairs", self.holder, ttl_s=CHORES_LEASE_S)
+                lease = self.journal.acquire("chore:repairs", self.holder, ttl_s=self.settings.lease_seconds)
                 if lease is not None:
                     try:
-                        self.decisions.finish()
+                        if self.decisions.finish():
+                            # Perhaps a lost worker's: as soon as its lease has run out.
+                            wait_s = min(wait_s, self.settings.lease_seconds)
                         self.decisions.expire()
                     finally:
                         self.journal.release(lease)
@@ -127,4 +130,4 @@ class BridgeWorker:
                 log.warning("chores failed: %s", exc)
             except Exception:
                 log.exception("chores failed by a bug")
-            gevent.sleep(CHORES_INTERVAL_S * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing
+            gevent.sleep(wait_s)

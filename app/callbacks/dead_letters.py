@@ -9,12 +9,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from app.callbacks.report import ErrorReport, parse_error_report
+from app.callbacks.report import ErrorReport, decode, parse_error_report
 from app.callbacks.routing import Routed, Router
-from app.errors import ConflictError, NotFoundError, SessionNotFoundError
+from app.errors import ConflictError, NotFoundError, SessionNotFoundError, ValidationError
 from app.journal import Change, Journal, Once, events
 from app.journal.records import Autonomy, DeadLetter, DeadLetterReason, Registration, retry_stale
-from app.telemetry.redaction import redact_text
+from app.telemetry.redaction import redact, redact_text
 
 KEPT_ENDS_BYTES = 32_768
 LOGGED_CHARS = 8_192
@@ -62,7 +62,7 @@ class DeadLetters:
 
         :param body: what came, or its ends where it was too large.
         """
-        text = redact_text(body.decode("utf-8", "replace"), limit=2 * KEPT_ENDS_BYTES + 64)
+        text = redact_text(_readable(body, reason), limit=2 * KEPT_ENDS_BYTES + 64)
         digest = hashlib.sha256(body).hexdigest()
         letter = DeadLetter(
             dead_letter_id=_new_id(f"{reason}:{size_bytes}:{digest}"),
@@ -140,6 +140,16 @@ class DeadLetters:
             log.warning("No session found for workflow", extra=fields)
         else:
             log.warning("callback kept as a dead letter", extra=fields)
+
+
+def _readable(body: bytes, reason: DeadLetterReason) -> str:
+    """A body as text; JSON of another schema redacted by its structure, which tells more than the text alone."""
+    if reason == "bad_schema":
+        try:
+            return json.dumps(redact(decode(body)), ensure_ascii=False)
+        except ValidationError:
+            pass
+    return body.decode("utf-8", "replace")
 
 
 def _new_id(text: str) -> str:

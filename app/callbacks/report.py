@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class ErrorReport:
     :ivar error: n8n's error object without the node, every field optional.
     :ivar node: the failing node with its parameters, where n8n sent it.
     :ivar node_name: name of the failing node, where it is known.
-    :ivar idempotency_key: ``exec:<id>``, else what the header said, else empty.
+    :ivar idempotency_key: ``exec:<id>``, else ``key:<what the header said>``, else empty.
     """
 
     workflow_id: str
@@ -101,6 +102,8 @@ def parse_error_report(body: Any, *, header_key: str = "") -> ErrorReport:
     node_name = _text(failed.get("lastNodeExecuted")) or _text((node or {}).get("name"))
     is_execution = body.get("execution") is not None
     execution_id = _identifier(failed.get("id"))
+    # Told apart, so that a header cannot take the place of an execution.
+    key = f"exec:{execution_id}" if is_execution and execution_id else f"key:{header_key}"
     return ErrorReport(
         workflow_id=workflow_id,
         workflow_name=_text(workflow.get("name")) or workflow_id,
@@ -109,7 +112,7 @@ def parse_error_report(body: Any, *, header_key: str = "") -> ErrorReport:
         error=_bounded({key: value for key, value in error.items() if key != "node"}),
         node=_bounded(node) if node else None,
         node_name=node_name,
-        idempotency_key=f"exec:{execution_id}" if is_execution and execution_id else header_key[:MAX_NAME],
+        idempotency_key=key if key != "key:" else "",
     )
 
 
@@ -138,7 +141,11 @@ def _identifier(value: Any) -> str | None:
     """An id as text: n8n's are text, other senders' may be numbers."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
-    text = value if isinstance(value, str) else str(int(value)) if float(value).is_integer() else str(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):  # 1e999 is good JSON
+            return None
+        value = int(value) if value.is_integer() else value
+    text = str(value)
     return text if _ID.fullmatch(text) else None
 
 

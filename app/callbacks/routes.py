@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
 from app.callbacks.dead_letters import KEPT_ENDS_BYTES
-from app.callbacks.report import MAX_NAME, decode, parse_error_report
+from app.callbacks.report import decode, parse_error_report
 from app.callbacks.routing import Routed
 from app.errors import SessionNotFoundError, TooLargeError, ValidationError
 from app.journal import events
@@ -17,6 +18,8 @@ from app.sessions import frames
 from app.telemetry import context
 from app.web import auth
 from app.web.bodies import read_body, read_json_body
+
+MAX_KEY_CHARS = 256
 
 
 def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
@@ -28,7 +31,7 @@ def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
     def take_error() -> tuple[Response, int]:
         auth.check_callback(request.environ, bridge.settings)
         request_id = request.environ["bridge.request_id"]
-        header_key = request.headers.get("X-Idempotency-Key", "")[:MAX_NAME]
+        header_key = _header_key()
         body = read_body(limit_bytes, keep_ends_bytes=KEPT_ENDS_BYTES)
         if not body.whole:
             letter_id = letters.keep_text(
@@ -83,13 +86,20 @@ def dead_letters_blueprint(bridge: BridgeWorker) -> Blueprint:
     @blueprint.post("/dead-letters/<dead_letter_id>/replay")
     def replay(dead_letter_id: str) -> tuple[Response, int]:
         wanted = frames.ReplayBody()
-        if request.content_length:
+        # A chunked body has no length.
+        if request.content_length or "Transfer-Encoding" in request.headers:
             text = read_json_body(bridge.settings.max_message_bytes)
             wanted = frames.read_body(frames.ReplayBody, text)
         request_id = request.environ["bridge.request_id"]
         return _answer(letters.replay(dead_letter_id, session_id=wanted.sessionId, request_id=request_id))
 
     return blueprint
+
+
+def _header_key() -> str:
+    """``X-Idempotency-Key``; a long one as its hash, so that two that begin alike stay two."""
+    key = request.headers.get("X-Idempotency-Key", "")
+    return key if len(key) <= MAX_KEY_CHARS else hashlib.sha256(key.encode()).hexdigest()
 
 
 def _answer(routed: Routed) -> tuple[Response, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -58,9 +58,7 @@ class Router:
         if registration is None:
             raise SessionNotFoundError("No session built this workflow.")
         signature = policy.signature(report.workflow_id, report.node_name, report.error)
-        case = Case.get(self.journal, f"{report.workflow_id}:{signature}") or Case(
-            workflow_id=report.workflow_id, signature=signature
-        )
+        case = self._case(report.workflow_id, signature, session_id=registration.session_id)
         taken = policy.take(
             case,
             autonomy=policy.effective_autonomy(self.journal, registration.autonomy),
@@ -105,6 +103,17 @@ class Router:
             session_id, repair = str(known.get("sessionId", "")), known.get("repair", "queued")
             return Routed(session_id, committed.seq, repair, duplicate=True, routed=bool(known.get("routed")))
         return Routed(registration.session_id, committed.seq, taken.verdict)
+
+    def _case(self, workflow_id: str, signature: str, *, session_id: str) -> Case:
+        case = Case.get(self.journal, f"{workflow_id}:{signature}") or Case(
+            workflow_id=workflow_id, signature=signature
+        )
+        if case.state == "open":
+            repair = Repair.get(self.journal, case.repair_id)
+            if repair is None or repair.session_id != session_id:
+                # The session that it waited in was ended, and nobody can decide it any more.
+                return replace(case, state="closed", outcome="expired")
+        return case
 
 
 def _queued(

@@ -10,20 +10,27 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import gevent
 
-from app.errors import BusyError, ConflictError, NotFoundError, StaleDocumentError
+from app.errors import (
+    BaseError,
+    BusyError,
+    ConflictError,
+    NotFoundError,
+    SessionNotFoundError,
+    StaleDocumentError,
+    WorkflowNotFoundError,
+)
 from app.journal import Change, Delete, Journal, Lease, NewInput, Put, events
-from app.journal.records import Case, Registration, Repair, Rollback, Snapshot
+from app.journal.records import Case, Registration, Repair, Rollback, Snapshot, retry_stale
 from app.n8n import Workflow, Workflows
 from app.n8n.workflows import canonical_hash, editable
 from app.repairs import policy, snapshots
 from app.telemetry.redaction import redact_text
 
-WORKFLOW_LEASE_S = 30.0
 WORKFLOW_WAIT_S = 5.0
 PERSON = "person"
 
@@ -32,11 +39,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """:ivar holder: this worker's name, for leases."""
+    """:ivar holder: this worker's name, for leases; ``lease_s``: for how long one outlives a worker that is gone."""
 
     journal: Journal
     workflows: Workflows
     holder: str
+    lease_s: float = 10.0
 
     # -- a repair that waits
 
@@ -68,6 +76,8 @@ class Decisions:
                     self._end(repair, "expired", by="bridge")
                 except ConflictError:
                     continue
+                except BaseError as exc:
+                    log.warning("a repair could not be expired: %s", exc, extra={"sessionId": repair.session_id})
 
     # -- a blocked case, an undo
 
@@ -127,19 +137,29 @@ class Decisions:
             self._once(Change(puts=[rollback.put()], fences=[lease]))
             self._restore(workflow_id, lease)
 
-    def finish(self) -> None:
-        """Go on with what people decided and a lost worker left unfinished. A chore; safe beside workers at work."""
+    def finish(self) -> bool:
+        """Go on with what people decided and a lost worker left unfinished. A chore; safe beside workers at work.
+
+        :returns: whether something is left, because its worker may be alive or because it did not work now.
+        """
         unfinished: list[tuple[str, Callable[[Lease], None]]] = [
             *((r.workflow_id, partial(self._publish, r.repair_id)) for r in Repair.find(self.journal, "publishing")),
             *((r.workflow_id, partial(self._restore, r.workflow_id)) for r in Rollback.find(self.journal)),
         ]
+        left = False
         for workflow_id, go_on in unfinished:
-            lease = self.journal.acquire(snapshots.lease_name(workflow_id), self.holder, ttl_s=WORKFLOW_LEASE_S)
-            if lease is not None:
-                try:
+            lease = self.journal.acquire(snapshots.lease_name(workflow_id), self.holder, ttl_s=self.lease_s)
+            if lease is None:
+                left = True
+                continue
+            try:
+                with self._keeping(lease):
                     go_on(lease)
-                finally:
-                    self.journal.release(lease)
+            except BaseError as exc:
+                # One that cannot be finished must not keep the others from it.
+                log.warning("a decision could not be finished: %s", exc, extra={"workflowId": workflow_id})
+                left = True
+        return left
 
     # -- how it is done
 
@@ -147,7 +167,11 @@ class Decisions:
         repair = Repair.get(self.journal, repair_id)
         if repair is None or repair.state != "publishing" or repair.proposal is None:
             return
-        current = self.workflows.get(repair.workflow_id)
+        try:
+            current = self.workflows.get(repair.workflow_id)
+        except WorkflowNotFoundError:
+            self._end(repair, "failed", by="bridge", reason="The workflow does not exist any more.")
+            return
         done = canonical_hash(current) == canonical_hash(repair.proposal) and bool(repair.snapshot_id)
         if not done and str(current.get("versionId", "")) != repair.base_version_id:
             reason = "The workflow was changed after the repair was proposed; it is left as it is."
@@ -164,7 +188,7 @@ class Decisions:
         if case is not None:
             puts.append(case.put(**policy.closing("published", now_s=time.time())))
         event = events.repair_published(repair_id, repair.snapshot_id)
-        self._once(Change(session_id=repair.session_id, events=[event], puts=puts, fences=[lease]))
+        self._tell(Change(session_id=repair.session_id, events=[event], puts=puts, fences=[lease]))
         log.info("repair published", extra={"workflowId": repair.workflow_id, "sessionId": repair.session_id})
 
     def _restore(self, workflow_id: str, lease: Lease) -> None:
@@ -187,7 +211,7 @@ class Decisions:
         change = Change(
             session_id=rollback.session_id, events=[event], puts=puts, deletes=[rollback.delete()], fences=[lease]
         )
-        self._once(change)
+        self._tell(change)
 
     def _write(self, workflow_id: str, body: Workflow, *, base_version_id: str, lease: Lease) -> None:
         written = self.workflows.put_draft(workflow_id, editable(body), base_version_id=base_version_id, fences=[lease])
@@ -204,17 +228,29 @@ class Decisions:
         return snapshot_id
 
     def _end(self, repair: Repair, outcome: str, *, by: str, reason: str = "") -> None:
-        state = outcome if outcome in ("rejected", "expired") else "failed"
+        self._tell(self._ending(repair, outcome, by=by, reason=reason))
+
+    def _ending(self, repair: Repair, outcome: str, *, by: str, reason: str = "") -> Change:
+        is_decision = outcome in ("rejected", "expired")
         event = (
             events.repair_decided(repair.repair_id, outcome, by=by)
-            if state == outcome
+            if is_decision
             else events.repair_failed(repair.workflow_id, redact_text(reason), repair_id=repair.repair_id)
         )
-        puts = [repair.put(state=state, decided_by=repair.decided_by or by, reason=reason)]
+        puts = [
+            repair.put(state=outcome if is_decision else "failed", decided_by=repair.decided_by or by, reason=reason)
+        ]
         case = Case.get(self.journal, repair.case_key)
         if case is not None and case.repair_id == repair.repair_id:
             puts.append(case.put(**policy.closing(outcome, now_s=time.time())))
-        self._once(Change(session_id=repair.session_id, events=[event], puts=puts))
+        return Change(session_id=repair.session_id, events=[event], puts=puts)
+
+    def _tell(self, change: Change) -> None:
+        """Commit what has come to pass, also where its session was closed meanwhile and nobody can be told."""
+        try:
+            self._once(change)
+        except SessionNotFoundError:
+            self._once(replace(change, session_id=None, events=()))
 
     def _once(self, change: Change) -> None:
         try:
@@ -240,18 +276,21 @@ class Decisions:
 
     def _stop_repairs(self, session_id: str, workflow_id: str) -> None:
         """Cancel the workflow's running repair and drop its queued ones."""
-        for waiting in self.journal.pending(session_id):
-            repair = Repair.get(self.journal, waiting.key) if waiting.kind == "repair" else None
-            if repair is None or repair.workflow_id != workflow_id:
-                continue
-            try:
-                if waiting.turn_id:
-                    self.journal.commit(Change(session_id=session_id, cancel_turn=waiting.turn_id))
-                else:
-                    self.journal.commit(Change(session_id=session_id, answer=waiting.input_id))
-                    self._end(repair, "failed", by=PERSON, reason="The workflow was rolled back.")
-            except StaleDocumentError:
-                continue
+        for found in self.journal.pending(session_id):
+            if found.kind == "repair":
+                retry_stale(partial(self._stop_repair, session_id, workflow_id, found.input_id))
+
+    def _stop_repair(self, session_id: str, workflow_id: str, input_id: int) -> None:
+        found = next((i for i in self.journal.pending(session_id) if i.input_id == input_id), None)
+        repair = Repair.get(self.journal, found.key) if found else None
+        if found is None or repair is None or repair.workflow_id != workflow_id:
+            return
+        if found.turn_id:
+            self.journal.commit(Change(session_id=session_id, cancel_turn=found.turn_id))
+        elif repair.state in ("queued", "running"):
+            # In one change, and refused where a turn has begun: the input never goes without its repair.
+            ending = self._ending(repair, "failed", by=PERSON, reason="The workflow was rolled back.")
+            self.journal.commit(replace(ending, answer=input_id))
 
     @contextmanager
     def _on_workflow(self, workflow_id: str) -> Iterator[Lease]:
@@ -261,11 +300,27 @@ class Decisions:
         """
         deadline = time.monotonic() + WORKFLOW_WAIT_S
         name = snapshots.lease_name(workflow_id)
-        while (lease := self.journal.acquire(name, self.holder, ttl_s=WORKFLOW_LEASE_S)) is None:
+        while (lease := self.journal.acquire(name, self.holder, ttl_s=self.lease_s)) is None:
             if time.monotonic() >= deadline:
                 raise BusyError("This workflow is being changed right now.")
             gevent.sleep(0.05)
-        try:
+        with self._keeping(lease):
             yield lease
+
+    @contextmanager
+    def _keeping(self, lease: Lease) -> Iterator[None]:
+        """Renew a lease for as long as this lasts, then give it back."""
+        keeper = gevent.spawn(self._keep, lease)
+        try:
+            yield
         finally:
+            keeper.kill(block=False)
             self.journal.release(lease)
+
+    def _keep(self, lease: Lease) -> None:
+        while True:
+            gevent.sleep(self.lease_s / 3)
+            try:
+                self.journal.renew([lease], ttl_s=self.lease_s)
+            except BaseError as exc:
+                log.warning("renewing a workflow's lease failed: %s", exc)

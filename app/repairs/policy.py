@@ -124,7 +124,7 @@ def triage(error: Mapping[str, Any], *, node: Mapping[str, Any] | None, node_nam
     """
     where = f'The node "{node_name}"' if node_name else "The workflow"
     code = str(error.get("httpCode") or "").upper()
-    number = int(code) if code.isdigit() else 0
+    number = int(code) if re.fullmatch(r"[0-9]{3}", code) else 0
     # A Code node's text is the workflow author's own and says nothing about the other side.
     judged = not code and error.get("name") != "WrappedExecutionError"
     text = " ".join(str(error.get(name) or "") for name in ("message", "description")) if judged else ""

@@ -57,8 +57,7 @@ class Sessions:
 
     def close(self, session_id: str, *, reason: str) -> None:
         """End it for good: its turn stops, its sockets close, callbacks for its workflows become dead letters."""
-        change = Change(session_id=session_id, events=[events.session_closed(reason)], close_session=True)
-        self.journal.commit(change)
+        retry_stale(partial(self._close, session_id, reason))
 
     # -- the conversation
 
@@ -143,6 +142,22 @@ class Sessions:
         return any(self.journal.held(f"worker:{holder}") for holder in {found.holder for found in opened})
 
     # -- how it is done
+
+    def _close(self, session_id: str, reason: str) -> None:
+        # Nobody will decide what waits here, and once the session is closed no event could tell of its end.
+        waiting = Repair.find(self.journal, f"waiting:{session_id}", limit=1000)
+        change = Change(
+            session_id=session_id,
+            events=[
+                *(events.repair_decided(repair.repair_id, "expired", by="bridge") for repair in waiting),
+                events.session_closed(reason),
+            ],
+            puts=[
+                repair.put(state="expired", decided_by="bridge", reason="Its session was ended.") for repair in waiting
+            ],
+            close_session=True,
+        )
+        self.journal.commit(change)
 
     def _cancel(self, session_id: str) -> None:
         for pending in self.journal.pending(session_id):

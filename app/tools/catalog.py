@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pydantic
+from gevent.lock import RLock
 
 from app.errors import ConflictError, NotFoundError, StaleDocumentError, ValidationError
 from app.journal import Change, Claim, Journal, events
 from app.journal.records import Autonomy, Registration, Repair
 from app.n8n import Workflow, Workflows
-from app.n8n.workflows import editable, validate
+from app.n8n.workflows import canonical_json, editable, validate
 from app.repairs import snapshots
 from app.repairs.trial import FenceError, Proposer
 from app.tools.mcp import ToolResult, ToolSpec
@@ -84,6 +85,7 @@ class TurnCatalog:
         self._turn = turn
         self._tools = tools
         self._answered: dict[str, ToolResult] = {}
+        self._under_way: dict[str, RLock] = {}
 
     def specs(self) -> Sequence[ToolSpec]:
         return [
@@ -91,9 +93,12 @@ class TurnCatalog:
         ]
 
     def call(self, name: str, arguments: Mapping[str, Any], tool_use_id: str) -> ToolResult:
-        known = self._answered.get(tool_use_id)
-        if known is not None:
-            return known
+        with self._under_way.setdefault(tool_use_id, RLock()):
+            if tool_use_id not in self._answered:
+                self._answered[tool_use_id] = self._call(name, arguments, tool_use_id)
+            return self._answered[tool_use_id]
+
+    def _call(self, name: str, arguments: Mapping[str, Any], tool_use_id: str) -> ToolResult:
         tool = self._tools.get(name)
         if tool is None:
             raise NotFoundError(f"There is no tool {name!r} in this turn.")
@@ -105,12 +110,10 @@ class TurnCatalog:
             raise ValidationError(f"{path or 'arguments'}: {first['msg']}") from exc
         self._turn.check_lease()
         try:
-            result = ToolResult(tool.call(checked, tool_use_id)[:MAX_ANSWER_CHARS], ok=True)
+            return ToolResult(tool.call(checked, tool_use_id)[:MAX_ANSWER_CHARS], ok=True)
         except FenceError as exc:
             self._turn.refused(name, tool_use_id, exc.rules)
             raise
-        self._answered[tool_use_id] = result
-        return result
 
 
 class _Turn:
@@ -121,7 +124,7 @@ class _Turn:
         self._claim = claim
         self._session_id = claim.input.session_id
         self._turn_id = turn_id
-        self._created = 0
+        self._writes: dict[str, list[str]] = {"create": [], "update": []}
 
     def chat_tools(self) -> dict[str, _Tool]:
         return {
@@ -172,9 +175,7 @@ class _Turn:
     def _create(self, arguments: _Body, tool_use_id: str) -> str:
         body = arguments.model_dump()
         _refuse_invalid(body)
-        # By input, not by turn: a turn that is run again after a crash finds what the lost one made.
-        intent = f"create:{self._session_id}:{self._claim.input.input_id}:{self._created}"
-        self._created += 1
+        intent = self._write_name("create", tool_use_id)
         workflow = self._workflows.create(body, intent=intent, fences=[self._claim.lease])
         self._register(workflow)
         return json.dumps(_brief(workflow))
@@ -185,14 +186,24 @@ class _Turn:
         current = self._workflows.get(workflow_id)
         wanted = {**editable(current), **arguments.model_dump(exclude={"workflowId"}, exclude_none=True)}
         _refuse_invalid(wanted)
-        _, puts, deletes = snapshots.take(
-            self._journal, current, cause="chat", for_write=f"{self._turn_id}:{tool_use_id}"
-        )
+        if canonical_json(wanted) == canonical_json(editable(current)):
+            # No write, so no snapshot: undoing it would undo nothing, and hide what there is to undo.
+            return json.dumps(_brief(current))
+        for_write = self._write_name("update", tool_use_id)
+        _, puts, deletes = snapshots.take(self._journal, current, cause="chat", for_write=for_write)
         fences = [self._claim.lease]
         self._journal.commit(Change(puts=puts, deletes=deletes, fences=fences))
         base = str(current.get("versionId", ""))
         workflow = self._workflows.put_draft(workflow_id, wanted, base_version_id=base, fences=fences)
         return json.dumps(_brief(workflow))
+
+    def _write_name(self, what: str, tool_use_id: str) -> str:
+        """Names a write by its input and its place, not by its turn: a turn that is run again after a crash finds what
+        the lost one made."""
+        calls = self._writes[what]
+        if tool_use_id not in calls:
+            calls.append(tool_use_id)
+        return f"{what}:{self._session_id}:{self._claim.input.input_id}:{calls.index(tool_use_id)}"
 
     def _register(self, workflow: Workflow) -> None:
         workflow_id, name = str(workflow["id"]), str(workflow["name"])

@@ -10,7 +10,7 @@ import gevent
 from gevent.lock import RLock
 
 from app.agents import AgentEvent, TextDelta, TextFinal, TextReset, ToolFinished, ToolStarted
-from app.errors import BaseError
+from app.errors import BaseError, LeaseLostError
 from app.journal import Change, Journal, Lease, NewEvent, Put, StartInput, events
 from app.telemetry.redaction import redact, redact_text
 
@@ -35,6 +35,7 @@ class TurnOutput:
         self._flushed_at = 0.0
         self._flusher: gevent.Greenlet | None = None
         self._failure: BaseError | None = None
+        self._over = False
 
     def put(self, event: AgentEvent) -> None:
         """Append what the agent yielded."""
@@ -61,6 +62,9 @@ class TurnOutput:
     def append(self, appended: Sequence[NewEvent], *, drop_deltas: Sequence[str] = ()) -> None:
         """Append events after whatever text is still held back."""
         with self._lock:
+            if self._over:
+                # An agent that would not stop: the lease may be held for a moment more, but its turn has ended.
+                raise LeaseLostError("This turn has ended.")
             change = Change(
                 session_id=self._session_id,
                 events=[*self._take_pending(), *appended],
@@ -75,7 +79,7 @@ class TurnOutput:
         *,
         puts: Sequence[Put] = (),
         answer: int | None = None,
-        park: int | None = None,
+        park: StartInput | None = None,
     ) -> None:
         """The turn's last change: its input is answered, or parked for whoever goes on.
 
@@ -83,6 +87,7 @@ class TurnOutput:
         again.
         """
         with self._lock:
+            self._over = True
             if self._flusher is not None:
                 self._flusher.kill(block=False)
             self._pending = []
@@ -98,7 +103,7 @@ class TurnOutput:
                 drop_deltas=list(self._open),
                 puts=puts,
                 answer=answer,
-                start=StartInput(park, None) if park is not None else None,
+                start=park,
                 fences=[self._lease],
             )
             self._journal.commit(change)
@@ -111,13 +116,16 @@ class TurnOutput:
             self.append([])
         elif self._flusher is None or self._flusher.dead:
             # The model may pause: what it has said so far is not held back for longer than the interval.
-            self._flusher = gevent.spawn_later(wait_s, self._flush)
+            self._flusher = gevent.spawn(self._flush)
 
     def _flush(self) -> None:
         try:
-            with self._lock:
-                if self._pending:
-                    self.append([])
+            # Again and again: what is said during a commit waits for the next one, and nobody else may come for it.
+            while self._pending:
+                gevent.sleep(max(0.0, self._flushed_at + DELTA_INTERVAL_S - time.monotonic()))
+                with self._lock:
+                    if self._pending:
+                        self.append([])
         except BaseError as exc:
             # Raised again in the agent's greenlet at its next event.
             self._failure = exc

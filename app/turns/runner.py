@@ -17,8 +17,8 @@ import gevent
 from gevent.event import Event as GreenEvent
 
 from app.agents import Agent, Finished, TurnRequest
-from app.errors import BaseError, LeaseLostError, StaleDocumentError
-from app.journal import Change, Claim, Journal, Lease, NewEvent, Put, StartInput, Watch, events
+from app.errors import BaseError, JournalUnavailableError, LeaseLostError, StaleDocumentError
+from app.journal import Change, Claim, Input, Journal, Lease, NewEvent, Put, StartInput, Watch, events
 from app.repairs.attempt import Attempts, Opening
 from app.telemetry import context
 from app.telemetry.redaction import redact_text
@@ -37,10 +37,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Running:
-    """A turn of this worker. ``stop``: why it must end, once somebody has said so; ``wake`` tells its watcher."""
+    """A turn of this worker. ``stop``: why it must end, once somebody has said so; ``wake`` tells its watcher.
+
+    :ivar begun: its ``turn_started`` is in the journal. :ivar takeovers: turns for its input that were lost before.
+    """
 
     claim: Claim
     turn_id: str
+    begun: bool = False
+    takeovers: int = 0
     started_at: float = field(default_factory=time.monotonic)
     stop: StopReason | None = None
     wake: GreenEvent = field(default_factory=GreenEvent)
@@ -97,6 +102,7 @@ class Runner:
         self._draining = False
         self._greenlets: list[gevent.Greenlet] = []
         self._free = GreenEvent()
+        self._renewed_at = 0.0
 
     @property
     def active_turns(self) -> int:
@@ -104,6 +110,7 @@ class Runner:
 
     def start(self) -> None:
         self._presence = self._journal.acquire(f"worker:{self._holder}", self._holder, ttl_s=self._limits.lease_s)
+        self._renewed_at = time.monotonic()
         self._greenlets = [gevent.spawn(self._claim_forever), gevent.spawn(self._renew_forever)]
 
     def drain(self) -> None:
@@ -121,7 +128,7 @@ class Runner:
                 gevent.sleep(0.02)
         gevent.killall(self._greenlets, block=False)
         if self._presence is not None:
-            self._journal.release(self._presence)
+            self._release(self._presence)
 
     # -- claiming
 
@@ -131,6 +138,10 @@ class Runner:
                 if len(self._running) >= self._limits.concurrent_turns:
                     self._free.clear()
                     self._free.wait()
+                    continue
+                if self._running and time.monotonic() - self._renewed_at > self._limits.lease_s:
+                    # This process was paused: it must not take over from itself before it has renewed its leases.
+                    watch.wait(self._limits.lease_s / 10)
                     continue
                 try:
                     claim = self._journal.claim(self._holder, ttl_s=self._limits.lease_s)
@@ -142,6 +153,10 @@ class Runner:
                     # Also by time: a delayed input becomes due, a lost worker's lease runs out, and nobody says so.
                     watch.wait(min(LOOK_S, self._limits.lease_s / 2))
                     continue
+                if self._draining:
+                    # Told to go while it asked: whoever stays takes it at once, not when the lease runs out.
+                    self._release(claim.lease)
+                    return
                 running = _Running(claim, turn_id=uuid.uuid4().hex)
                 self._running[running.turn_id] = running
                 gevent.spawn(self._serve, running)
@@ -153,6 +168,7 @@ class Runner:
             leases = [*held, *([self._presence] if self._presence else [])]
             try:
                 lost = self._journal.renew(leases, ttl_s=self._limits.lease_s)
+                self._renewed_at = time.monotonic()
                 if self._presence in lost:
                     name = f"worker:{self._holder}"
                     self._presence = self._journal.acquire(name, self._holder, ttl_s=self._limits.lease_s)
@@ -180,14 +196,19 @@ class Runner:
             gevent.sleep(LOOK_S)
         except Exception:
             log.exception("turn failed by a bug")
+            if not running.begun:
+                self._give_up(running)
             gevent.sleep(LOOK_S)
         finally:
-            try:
-                self._journal.release(claim.lease)
-            except BaseError as exc:
-                log.warning("releasing a lease failed: %s", exc)
+            self._release(claim.lease)
             del self._running[running.turn_id]
             self._free.set()
+
+    def _release(self, lease: Lease) -> None:
+        try:
+            self._journal.release(lease)
+        except BaseError as exc:
+            log.warning("releasing a lease failed: %s", exc)
 
     def _answer(self, running: _Running) -> None:
         claim, turn_id = running.claim, running.turn_id
@@ -210,6 +231,7 @@ class Runner:
             puts=opening.puts if opening else (),
             start=StartInput(claim.input.input_id, turn_id, lost.takeovers),
         )
+        running.begun, running.takeovers = True, lost.takeovers
         with context.bind(request_id=request_id):
             self._run(running, str(body["data"].get("text", "")), opening)
 
@@ -256,7 +278,8 @@ class Runner:
         if running.stop is not None:
             return Finished("failed")
         if isinstance(worker.exception, BaseError):
-            if isinstance(worker.exception, LeaseLostError | StaleDocumentError):
+            if isinstance(worker.exception, LeaseLostError | StaleDocumentError | JournalUnavailableError):
+                # Not the agent's failure: whoever has the journal goes on with the input.
                 raise worker.exception
             return Finished("failed", error=worker.exception.detail)
         if worker.exception is not None:
@@ -266,16 +289,21 @@ class Runner:
         return result
 
     def _watch_cancel(self, running: _Running, watch: Watch) -> None:
+        # Looks before it waits: the turn was there for all to cancel before anybody listened here.
         while running.stop is None:
-            watch.wait(self._limits.lease_s)
             try:
-                pending = self._journal.pending(running.claim.input.session_id)
+                mine = self._input_of(running)
             except BaseError:
-                continue
-            mine = [found for found in pending if found.turn_id == running.turn_id]
-            if not mine or mine[0].cancelled:
+                mine = running.claim.input
+            if mine is None or mine.cancelled:
                 # Gone: the session was closed under the turn.
                 running.stop_for("cancelled" if mine else "lost")
+                return
+            watch.wait(self._limits.lease_s)
+
+    def _input_of(self, running: _Running) -> Input | None:
+        pending = self._journal.pending(running.claim.input.session_id)
+        return next((found for found in pending if found.turn_id == running.turn_id), None)
 
     def _finish(self, running: _Running, output: TurnOutput, finished: Finished, opening: Opening | None) -> None:
         claim, turn_id = running.claim, running.turn_id
@@ -286,7 +314,9 @@ class Runner:
         elif running.stop == "timeout":
             error = f"It took longer than {self._limits.turn_timeout_s:g} s."
         elif running.stop == "drained":
-            outcome, error = "interrupted", None
+            # Parking would forget a cancel that came while the turn was being stopped.
+            mine = self._input_of(running)
+            outcome, error = ("cancelled" if mine and mine.cancelled else "interrupted"), None
         end = events.turn_finished(
             outcome,
             turn_id=turn_id,
@@ -296,7 +326,7 @@ class Runner:
             repair_id=opening.repair_id if opening else None,
         )
         if outcome == "interrupted":
-            output.finish([end], park=claim.input.input_id)
+            output.finish([end], park=StartInput(claim.input.input_id, None, running.takeovers))
         else:
             more: tuple[list[NewEvent], list[Put]] = ([], [])
             if opening is not None:
@@ -305,6 +335,25 @@ class Runner:
             output.finish([*more[0], end], puts=more[1], answer=claim.input.input_id)
         fields = {"outcome": outcome, "duration": running.duration_ms}
         log.log(logging.ERROR if outcome == "failed" else logging.INFO, "turn finished", extra=fields)
+
+    def _give_up(self, running: _Running) -> None:
+        """Fail an input whose turn a bug of ours kept from starting: it would be met again, for ever."""
+        claim, kind, error = running.claim, running.claim.input.kind, "internal error"
+        turn_id, repair_id = claim.input.turn_id or running.turn_id, claim.input.key or None
+        begun = [] if claim.input.turn_id else [events.turn_started(kind, turn_id=turn_id, repair_id=repair_id)]
+        try:
+            more: tuple[list[NewEvent], list[Put]] = ([], [])
+            if repair_id is not None:
+                more = self._attempts.conclude(repair_id, reason=error, turn_id=turn_id)
+            end = events.turn_finished(
+                "failed", turn_id=turn_id, duration_ms=running.duration_ms, error=error, repair_id=repair_id
+            )
+            ended = [*self._void_deltas(claim), *begun, *more[0], end]
+            self._commit(claim, ended, puts=more[1], answer=True)
+        except BaseError as exc:
+            log.warning("turn could not be given up: %s", exc)
+        except Exception:
+            log.exception("turn could not be given up")
 
     # -- a turn that its worker did not end
 
@@ -368,8 +417,15 @@ class Runner:
 
 
 def _iterate(agent: Agent, request: TurnRequest, output: TurnOutput) -> Finished:
-    for event in agent.run(request):
-        if isinstance(event, Finished):
-            return event
-        output.put(event)
-    return Finished("failed", error="The agent ended without an answer.")
+    stream = agent.run(request)
+    try:
+        for event in stream:
+            if isinstance(event, Finished):
+                return event
+            output.put(event)
+        return Finished("failed", error="The agent ended without an answer.")
+    finally:
+        # Not left to the garbage collector, which a traceback that is kept somewhere would hold up.
+        close = getattr(stream, "close", None)
+        if close is not None:
+            close()
