@@ -26,7 +26,8 @@ from app.sessions.service import Sessions
 from app.settings import Settings
 from app.tools.catalog import Catalog
 from app.tools.server import ToolsServer
-from app.turns.runner import Runner, RunnerLimits
+from app.turns.runner import Runner
+from app.turns.turn import Turns
 
 CHORES_INTERVAL_S = 5.0
 DRAIN_SETTLE_S = 0.2
@@ -57,15 +58,16 @@ class BridgeWorker:
         self.router = Router(self.journal)
         self.dead_letters = DeadLetters(self.journal, self.router, autonomy)
         self.tools = ToolsServer()
-        self.runner = Runner(
-            journal=self.journal,
-            agent=self.agent,
-            tools=self.tools,
-            catalog=Catalog(self.journal, self.workflows, autonomy),
-            attempts=Attempts(self.journal, self.workflows),
-            limits=RunnerLimits(settings.max_concurrent_turns, settings.lease_seconds, settings.turn_timeout_seconds),
-            holder=self.holder,
+        turns = Turns(
+            self.journal,
+            self.agent,
+            self.tools,
+            Catalog(self.journal, self.workflows, autonomy),
+            Attempts(self.journal, self.workflows),
+            lease_s=settings.lease_seconds,
+            timeout_s=settings.turn_timeout_seconds,
         )
+        self.runner = Runner(turns, holder=self.holder, concurrent_turns=settings.max_concurrent_turns)
         self._chores: gevent.Greenlet | None = None
         self._drained_at = 0.0
 

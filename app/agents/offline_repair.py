@@ -104,7 +104,8 @@ def _strengthen(node: dict[str, Any], limit_ms: float | None) -> str:
     if limit_ms is None or limit_ms >= FAIR_TIMEOUT_MS:
         return change
     parameters = node.setdefault("parameters", {})
-    parameters["options"] = {**(parameters.get("options") or {}), "timeout": FAIR_TIMEOUT_MS}
+    options = parameters.get("options")
+    parameters["options"] = {**(options if isinstance(options, Mapping) else {}), "timeout": FAIR_TIMEOUT_MS}
     return f"{change}, and waits {FAIR_TIMEOUT_MS // 1000} s for an answer instead of {limit_ms / 1000:g} s"
 
 

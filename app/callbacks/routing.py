@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
+
+from gevent.lock import BoundedSemaphore
 
 from app.callbacks.report import ErrorReport
 from app.errors import SessionNotFoundError
@@ -30,7 +32,13 @@ class Routed:
 
 @dataclass(frozen=True, slots=True)
 class Router:
+    """:ivar turnstiles: one lock for the reports of (about) one workflow. They all write its case, and among many at
+    once each write would make all the others read and decide again."""
+
     journal: Journal
+    turnstiles: tuple[BoundedSemaphore, ...] = field(
+        default_factory=lambda: tuple(BoundedSemaphore() for _ in range(64))
+    )
 
     def route(
         self,
@@ -46,9 +54,11 @@ class Router:
         :param once: idempotency key; by default the callback's own.
         :param replayed: the dead letter that this settles.
         :raises SessionNotFoundError: no open session owns the workflow; nothing was written.
+        :raises BusyError: other workers' reports came in between every time.
         """
         key = once or (f"callback:{report.idempotency_key}" if report.idempotency_key else None)
-        routed: Routed = retry_stale(partial(self._route, report, source, request_id, key, replayed))
+        with self.turnstiles[hash(report.workflow_id) % len(self.turnstiles)]:
+            routed: Routed = retry_stale(partial(self._route, report, source, request_id, key, replayed))
         return routed
 
     def _route(

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 Json = Mapping[str, Any]
 InputKind = Literal["chat", "repair"]
+PAGE_BYTES = 4 * 1_048_576
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +278,11 @@ class Journal(Protocol):
         """
 
     def events(self, session_id: str, *, after: int = 0, limit: int = 200, types: Sequence[str] = ()) -> list[Event]:
-        """Events with ``seq > after``, oldest first; of ``types`` only, where given."""
+        """Events with ``seq > after``, oldest first; of ``types`` only, where given.
+
+        Fewer than there are come where they are large: an answer ends with the event that takes it over
+        ``PAGE_BYTES``. An empty one means that there are none.
+        """
 
     def session(self, session_id: str) -> Session | None: ...
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, ClassVar, Literal, Self
 
-from app.errors import ConflictError, StaleDocumentError
+from app.errors import BusyError, StaleDocumentError
 from app.journal import Delete, Document, Expect, Journal, Put
 
 Autonomy = Literal["observe", "suggest", "ask", "auto"]
@@ -306,7 +306,7 @@ class Ceiling(Record):
 def retry_stale(write: Callable[[], Any], *, tries: int = 30) -> Any:
     """Call ``write`` (read, decide, commit) again while somebody else's write came in between.
 
-    :raises ConflictError: it came in between every time.
+    :raises BusyError: it came in between every time.
     """
     from_stale: Exception | None = None
     for _ in range(tries):
@@ -314,4 +314,4 @@ def retry_stale(write: Callable[[], Any], *, tries: int = 30) -> Any:
             return write()
         except StaleDocumentError as exc:
             from_stale = exc
-    raise ConflictError("It is being changed by others right now; try again.") from from_stale
+    raise BusyError("It is being changed by others right now.", retry_after_s=1) from from_stale

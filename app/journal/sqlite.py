@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from app.errors import JournalUnavailableError
-from app.journal import Change, Claim, Committed, Document, Event, Input, Lease, Session, Watch
+from app.journal import PAGE_BYTES, Change, Claim, Committed, Document, Event, Input, Lease, Session, Watch
 from app.journal.sqlite_change import apply, count_live, prepare, set_state
 from app.journal.sqlite_schema import SEQ_BITS, connect
 from app.journal.sqlite_schema import prepare as prepare_file
@@ -152,7 +152,13 @@ class SqliteJournal:
                 f"{narrowed}ORDER BY position LIMIT ?",
                 (low + min(after, high - low - 1), high, *types, limit),
             )
-            return [Event(session_id, position - low, kind, frame) for position, kind, frame in rows]
+            found, size = [], 0
+            for position, kind, frame in rows:
+                found.append(Event(session_id, position - low, kind, frame))
+                size += len(frame)
+                if size > PAGE_BYTES:
+                    break
+            return found
 
         return self._read(read)
 

@@ -6,6 +6,7 @@ and 3.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
@@ -134,7 +135,13 @@ def read_command(text: str | bytes) -> Ping | Command:
 
 def read_body(model: type[M], text: bytes) -> M:
     """:raises ValidationError: as :func:`read_frame`."""
-    return _read(TypeAdapter(model), text)
+    adapter: TypeAdapter[M] = _adapter(model)
+    return _read(adapter, text)
+
+
+@cache
+def _adapter(model: type[BaseModel]) -> TypeAdapter[Any]:
+    return TypeAdapter(model)
 
 
 def read_query(model: type[M], values: dict[str, str]) -> M:
@@ -149,7 +156,7 @@ def invalid(exc: pydantic.ValidationError) -> ValidationError:
     """A library's complaints as ours: paths and plain words, nothing of the input."""
     errors = [
         {"path": ".".join(str(part) for part in found["loc"] if part not in _TAGS), "message": _message(found)}
-        for found in exc.errors(include_url=False, include_input=False, include_context=False)[:20]
+        for found in exc.errors(include_url=False, include_input=False)[:20]
     ]
     first = errors[0] if errors else {"path": "", "message": "is not as expected"}
     return ValidationError(f"{first['path'] or 'The request'}: {first['message']}.", errors=errors)
@@ -160,10 +167,31 @@ _TAGS = {
 }
 
 
+# The library's kinds of complaint in our own words; its texts quote the input and name its own concepts.
+_WORDS = {
+    "json_invalid": "is not JSON",
+    "missing": "is missing",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+    "string_type": "must be text",
+    "string_unicode": "must be text without lone surrogates",
+    "string_pattern_mismatch": "must be visible ASCII characters",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "union_tag_not_found": "needs a type",
+    "union_tag_invalid": "is of an unknown type",
+    "literal_error": "is not one of the known values",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
+
+
 def _message(found: Any) -> str:
-    if found["type"] == "json_invalid":
-        return "is not JSON"
-    return str(found["msg"])[:200]
+    return _WORDS.get(found["type"], "is not as expected").format_map(found.get("ctx") or {})
 
 
 def _read(adapter: TypeAdapter[T], text: str | bytes) -> T:

@@ -68,6 +68,14 @@ def _may_hold_secret(text: str) -> bool:
     )
 
 
+# A member of JSON that stands in a text, its quotes escaped as often as it was embedded, up to its value; or n8n's
+# pair of a name and a value.
+_MEMBER = re.compile(
+    r"""(?P<q>\\{0,15}")(?P<name>[\w.\- ]{2,64})(?P=q)\s*:\s*"""
+    r"""(?:(?P=q)(?P<named>[\w.\- ]{2,64})(?P=q)\s*,\s*(?P=q)value(?P=q)\s*:\s*)?(?P=q)"""
+)
+
+
 def redact_text(text: str, *, limit: int = MAX_STRING) -> str:
     """``text`` without what looks like a secret, cut at ``limit`` characters with a note of how much is missing."""
     if len(text) > 2 * limit:
@@ -76,7 +84,7 @@ def redact_text(text: str, *, limit: int = MAX_STRING) -> str:
     else:
         cut = len(text)
     if len(text) >= SHORTEST_SECRET and _may_hold_secret(text):
-        text = _SHAPES.sub(_mask, text)
+        text = _SHAPES.sub(_mask, _mask_members(text))
     return text if len(text) <= limit and cut <= limit else f"{text[:limit]}… [{cut} characters in all]"
 
 
@@ -113,6 +121,18 @@ def _entry(key: str, value: Any, limit: int, depth: int) -> Any:
     if value and not isinstance(value, bool | Mapping) and is_secret_name(key):
         return [MASK] * min(len(value), MAX_ITEMS) if isinstance(value, list | tuple) else MASK
     return redact(value, limit=limit, depth=depth)
+
+
+def _mask_members(text: str) -> str:
+    kept, at = [], 0
+    for found in _MEMBER.finditer(text):
+        name = found["named"] if found["named"] and found["name"] == "name" else found["name"]
+        if found.start() < at or not is_secret_name(name):
+            continue
+        end = re.compile(r"(?<!\\)" + re.escape(found["q"])).search(text, found.end())
+        kept += [text[at : found.end()], MASK]
+        at = end.start() if end else len(text)
+    return "".join([*kept, text[at:]])
 
 
 def _mask(match: re.Match[str]) -> str:

@@ -75,10 +75,7 @@ def problem_response(error: BaseError, correlation_id: str) -> flask.Response:
 
 def error_frame(error: BaseError, correlation_id: str) -> str:
     """``error`` as a socket's ``error`` frame: ``type``, ``code``, ``message``, ``correlationId``, ``retryAfter?``."""
-    message = error.detail
-    if isinstance(error, ValidationError) and error.errors:
-        message = f"{message}: {error.errors[0]['path']}: {error.errors[0]['message']}"
-    frame = {"type": "error", "code": error.code, "message": message, "correlationId": correlation_id}
+    frame = {"type": "error", "code": error.code, "message": error.detail, "correlationId": correlation_id}
     if error.retry_after_s is not None:
         return json.dumps({**frame, "retryAfter": max(1, error.retry_after_s)})
     return json.dumps(frame)

@@ -22,7 +22,8 @@ from app.repairs.attempt import Attempts
 from app.repairs.decisions import Decisions
 from app.tools.catalog import Catalog
 from app.tools.server import ToolsServer
-from app.turns.runner import Runner, RunnerLimits
+from app.turns.runner import Runner
+from app.turns.turn import Turns
 from tests.journal.steps import new_id, open_session, until, whole_log
 from tests.support.client import failure
 
@@ -53,15 +54,16 @@ class Worker:
         self.holder = new_id()
         self.decisions = Decisions(self.journal, self.workflows, self.holder, lease_s)
         self.tools = ToolsServer()
-        self.runner = Runner(
-            journal=self.journal,
-            agent=agent,
-            tools=self.tools,
-            catalog=Catalog(self.journal, self.workflows, "auto"),
-            attempts=Attempts(self.journal, self.workflows),
-            limits=RunnerLimits(concurrent_turns, lease_s, turn_timeout_s),
-            holder=self.holder,
+        turns = Turns(
+            self.journal,
+            agent,
+            self.tools,
+            Catalog(self.journal, self.workflows, "auto"),
+            Attempts(self.journal, self.workflows),
+            lease_s=lease_s,
+            timeout_s=turn_timeout_s,
         )
+        self.runner = Runner(turns, holder=self.holder, concurrent_turns=concurrent_turns)
 
     def start(self) -> None:
         self.tools.start()

@@ -1,0 +1,274 @@
+"""One turn, from its claimed input to its end, however it ends.
+
+Two greenlets: one iterates the agent and appends, the other watches for a reason to stop it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import gevent
+from gevent.event import Event as GreenEvent
+
+from app.agents import Agent, Finished, TurnRequest
+from app.errors import BaseError, JournalUnavailableError, LeaseLostError, SessionNotFoundError, StaleDocumentError
+from app.journal import Change, Claim, Input, Journal, NewEvent, Put, StartInput, Watch, events
+from app.repairs.attempt import Attempts, Opening
+from app.telemetry import context
+from app.telemetry.redaction import redact_text
+from app.tools.catalog import Catalog
+from app.tools.server import ToolsServer
+from app.turns.output import TurnOutput
+from app.turns.prompts import CHAT_SYSTEM, REPAIR_SYSTEM, repair_prompt
+from app.turns.takeover import end_lost_turn, void_deltas
+
+LOOK_S = 1.0
+KILL_S = 3.0
+
+StopReason = Literal["cancelled", "timeout", "drained", "lost"]
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class RunningTurn:
+    """A turn of this worker. ``stop``: why it must end, once somebody has said so; ``wake`` tells its watcher.
+
+    :ivar begun: its ``turn_started`` is in the journal. :ivar takeovers: turns for its input that were lost before.
+    """
+
+    claim: Claim
+    turn_id: str
+    begun: bool = False
+    takeovers: int = 0
+    started_at: float = field(default_factory=time.monotonic)
+    stop: StopReason | None = None
+    wake: GreenEvent = field(default_factory=GreenEvent)
+
+    def stop_for(self, reason: StopReason) -> None:
+        self.stop = self.stop or reason
+        self.wake.set()
+
+    @property
+    def duration_ms(self) -> int:
+        return int((time.monotonic() - self.started_at) * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What a worker needs to answer an input; holds nothing of a turn itself."""
+
+    journal: Journal
+    agent: Agent
+    tools: ToolsServer
+    catalog: Catalog
+    attempts: Attempts
+    lease_s: float
+    timeout_s: float
+
+    def serve(self, running: RunningTurn) -> None:
+        """Answer the claimed input. Nothing is raised: what keeps it from being answered leaves it for the next one."""
+        claim = running.claim
+        try:
+            with context.bind(session_id=claim.input.session_id, turn_id=running.turn_id):
+                self._answer(running)
+        except LeaseLostError:
+            log.warning("turn was taken over by another worker")
+        except (StaleDocumentError, SessionNotFoundError):
+            log.info("input was answered, or its session ended, meanwhile")
+        except BaseError as exc:
+            # The journal or n8n is away: the input stays unanswered, and the lease runs out or is given back below.
+            log.warning("turn could not go on: %s", exc)
+            gevent.sleep(LOOK_S)
+        except Exception:
+            log.exception("turn failed by a bug")
+            if not running.begun:
+                self._give_up(running)
+            gevent.sleep(LOOK_S)
+
+    def _answer(self, running: RunningTurn) -> None:
+        claim, turn_id = running.claim, running.turn_id
+        opening = self.attempts.open(claim.input, turn_id=turn_id) if claim.input.kind == "repair" else None
+        lost = end_lost_turn(self.journal, self.attempts, claim, done=opening is not None and opening.done)
+        if lost.over:
+            self._commit(claim, lost.events, puts=lost.puts, answer=True)
+            return
+        if opening is not None and opening.facts is None:
+            self._commit(claim, [*lost.events, *opening.events], puts=opening.puts, answer=True)
+            return
+        found = self.journal.events(claim.input.session_id, after=claim.input.seq - 1, limit=1)
+        body = found[0].body if found else {"data": {}}
+        request_id = (opening.request_id if opening else None) or body.get("requestId")
+        repair_id = opening.repair_id if opening else None
+        begun = events.turn_started(claim.input.kind, turn_id=turn_id, request_id=request_id, repair_id=repair_id)
+        self._commit(
+            claim,
+            [*lost.events, begun, *(opening.events if opening else ())],
+            puts=opening.puts if opening else (),
+            start=StartInput(claim.input.input_id, turn_id, lost.takeovers),
+        )
+        running.begun, running.takeovers = True, lost.takeovers
+        with context.bind(request_id=request_id):
+            self._run(running, str(body["data"].get("text", "")), opening)
+
+    def _run(self, running: RunningTurn, text: str, opening: Opening | None) -> None:
+        claim, turn_id = running.claim, running.turn_id
+        session_id = claim.input.session_id
+        output = TurnOutput(self.journal, session_id=session_id, turn_id=turn_id, lease=claim.lease)
+        access = self.tools.open(self.catalog.tools_for(claim, turn_id=turn_id))
+        facts = opening.facts if opening else None
+        request = TurnRequest(
+            session_id=session_id,
+            turn_id=turn_id,
+            kind=claim.input.kind,
+            prompt=repair_prompt(facts) if facts else text,
+            system_prompt=REPAIR_SYSTEM if facts else CHAT_SYSTEM,
+            tools=access,
+            facts=facts or {},
+        )
+        log.info("turn started")
+        try:
+            finished = self._supervise(running, request, output)
+        finally:
+            self.tools.close(access.token)
+        if running.stop == "lost":
+            raise LeaseLostError("The lease ran out.")
+        self._finish(running, output, finished, opening)
+
+    def _supervise(self, running: RunningTurn, request: TurnRequest, output: TurnOutput) -> Finished:
+        """Iterate the agent in a greenlet of its own until it ends or there is a reason to stop it."""
+        worker = gevent.spawn(context.carry(_iterate), self.agent, request, output)
+        worker.link(lambda _: running.wake.set())
+        deadline = running.started_at + self.timeout_s
+        with self.journal.watch(f"turn:{running.turn_id}") as watch:
+            watcher = gevent.spawn(self._watch_cancel, running, watch)
+            try:
+                while not worker.dead and running.stop is None:
+                    if not running.wake.wait(max(0.0, deadline - time.monotonic())):
+                        running.stop_for("timeout")
+                    running.wake.clear()
+            finally:
+                watcher.kill(block=False)
+                # Closing the iterator is how an agent learns that it is to stop; it has 2 s for it.
+                worker.kill(block=True, timeout=KILL_S)
+        if running.stop is not None:
+            return Finished("failed")
+        if worker.exception is not None:
+            log.error("agent failed by a bug", exc_info=worker.exc_info)
+            return Finished("failed", error="internal error")
+        result: Finished | BaseError = worker.value
+        if isinstance(result, Finished):
+            return result
+        if isinstance(result, LeaseLostError | StaleDocumentError | JournalUnavailableError | SessionNotFoundError):
+            # Not the agent's failure: whoever has the journal goes on with the input.
+            raise result
+        return Finished("failed", error=result.detail)
+
+    def _watch_cancel(self, running: RunningTurn, watch: Watch) -> None:
+        # Looks before it waits: the turn was there for all to cancel before anybody listened here.
+        while running.stop is None:
+            try:
+                mine = self._input_of(running)
+            except BaseError:
+                mine = running.claim.input
+            if mine is None or mine.cancelled:
+                # Gone: the session was closed under the turn.
+                running.stop_for("cancelled" if mine else "lost")
+                return
+            watch.wait(self.lease_s)
+
+    def _input_of(self, running: RunningTurn) -> Input | None:
+        pending = self.journal.pending(running.claim.input.session_id)
+        return next((found for found in pending if found.turn_id == running.turn_id), None)
+
+    def _finish(self, running: RunningTurn, output: TurnOutput, finished: Finished, opening: Opening | None) -> None:
+        claim, turn_id = running.claim, running.turn_id
+        error = redact_text(finished.error) if finished.error else None
+        outcome: str = finished.outcome
+        if running.stop == "cancelled":
+            outcome, error = "cancelled", None
+        elif running.stop == "timeout":
+            error = f"It took longer than {self.timeout_s:g} s."
+        elif running.stop == "drained":
+            # Parking would forget a cancel that came while the turn was being stopped.
+            mine = self._input_of(running)
+            outcome, error = ("cancelled" if mine and mine.cancelled else "interrupted"), None
+        end = events.turn_finished(
+            outcome,
+            turn_id=turn_id,
+            duration_ms=running.duration_ms,
+            cost_usd=finished.cost_usd,
+            error=error,
+            repair_id=opening.repair_id if opening else None,
+        )
+        if outcome == "interrupted":
+            output.finish([end], park=StartInput(claim.input.input_id, None, running.takeovers))
+        else:
+            more: tuple[list[NewEvent], list[Put]] = ([], [])
+            if opening is not None:
+                reason = "It was cancelled." if outcome == "cancelled" else error or "The agent proposed no change."
+                more = self.attempts.conclude(opening.repair_id, reason=reason, turn_id=turn_id)
+            output.finish([*more[0], end], puts=more[1], answer=claim.input.input_id)
+        fields = {"outcome": outcome, "duration": running.duration_ms}
+        log.log(logging.ERROR if outcome == "failed" else logging.INFO, "turn finished", extra=fields)
+
+    def _give_up(self, running: RunningTurn) -> None:
+        """Fail an input whose turn a bug of ours kept from starting: it would be met again, for ever."""
+        claim, kind, error = running.claim, running.claim.input.kind, "internal error"
+        turn_id, repair_id = claim.input.turn_id or running.turn_id, claim.input.key or None
+        begun = [] if claim.input.turn_id else [events.turn_started(kind, turn_id=turn_id, repair_id=repair_id)]
+        try:
+            more: tuple[list[NewEvent], list[Put]] = ([], [])
+            if repair_id is not None:
+                more = self.attempts.conclude(repair_id, reason=error, turn_id=turn_id)
+            end = events.turn_finished(
+                "failed", turn_id=turn_id, duration_ms=running.duration_ms, error=error, repair_id=repair_id
+            )
+            ended = [*void_deltas(self.journal, claim), *begun, *more[0], end]
+            self._commit(claim, ended, puts=more[1], answer=True)
+        except BaseError as exc:
+            log.warning("turn could not be given up: %s", exc)
+        except Exception:
+            log.exception("turn could not be given up")
+
+    def _commit(
+        self,
+        claim: Claim,
+        appended: Sequence[NewEvent],
+        *,
+        puts: Sequence[Put] = (),
+        start: StartInput | None = None,
+        answer: bool = False,
+    ) -> None:
+        voided = [event.data["messageId"] for event in appended if event.type == "assistant_reset"]
+        change = Change(
+            session_id=claim.input.session_id,
+            events=appended,
+            drop_deltas=voided,
+            fences=[claim.lease],
+            puts=puts,
+            start=start,
+            answer=claim.input.input_id if answer else None,
+        )
+        self.journal.commit(change)
+
+
+def _iterate(agent: Agent, request: TurnRequest, output: TurnOutput) -> Finished | BaseError:
+    """Run the agent to its end. What is raised on purpose is returned: gevent would log it as uncaught."""
+    stream = agent.run(request)
+    try:
+        for event in stream:
+            if isinstance(event, Finished):
+                return event
+            output.put(event)
+        return Finished("failed", error="The agent ended without an answer.")
+    except BaseError as exc:
+        return exc
+    finally:
+        # Not left to the garbage collector, which a traceback that is kept somewhere would hold up.
+        close = getattr(stream, "close", None)
+        if close is not None:
+            close()
