@@ -120,6 +120,14 @@ class StartInput:
 
 
 @dataclass(frozen=True, slots=True)
+class Postpone:
+    """Nobody claims ``input_id`` before ``delay_s`` seconds from now."""
+
+    input_id: int
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """A right that runs out. ``epoch`` only grows, so a holder that was paused is refused afterwards."""
 
@@ -185,7 +193,7 @@ class Expect:
 class Once:
     """An idempotency key: the first change that carries it happens, later ones find ``result``.
 
-    Keys are kept for ``JOURNAL_RETENTION_DAYS``.
+    Keys are kept until :meth:`Journal.forget_keys`.
     """
 
     key: str
@@ -209,6 +217,7 @@ class Change:
     :ivar fences: every one must be held, with its epoch, by its holder.
     :ivar add: inputs that are born with this change; at most ``max_pending`` of their kind may be unanswered after it.
     :ivar start: see :class:`StartInput`. ``answer``: the input that is answered for good.
+    :ivar postpone: see :class:`Postpone`.
     :ivar cancel_turn: flags the input that this turn answers; ``StaleDocumentError`` where no such turn runs.
     :ivar drop_deltas: removes the session's ``assistant_delta`` events of these message ids.
     :ivar close_session: the session's last change: its inputs go, its state is ``closed``.
@@ -225,6 +234,7 @@ class Change:
     max_pending: int | None = None
     start: StartInput | None = None
     answer: int | None = None
+    postpone: Postpone | None = None
     cancel_turn: str | None = None
     puts: Sequence[Put] = ()
     deletes: Sequence[Delete] = ()
@@ -252,7 +262,8 @@ class Committed:
 
 
 class Watch(Protocol):
-    """Wakes its one waiter when something on its topics was committed, by any process."""
+    """Wakes its one waiter when something on its topics was committed, by any process; at times without a reason, so
+    who is woken looks."""
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block this greenlet until woken (``True``) or until the time is up (``False``). Wake-ups while nobody waits
@@ -263,7 +274,8 @@ class Watch(Protocol):
 
 
 class Journal(Protocol):
-    """All methods are called from the worker's loop and block only their greenlet.
+    """All methods are called from the worker's loop and block only their greenlet. Names, ids and keys are valid
+    Unicode; what is shown to people may hold anything that JSON can.
 
     Each raises ``JournalUnavailableError`` when the backend cannot answer in time; then nothing was acknowledged.
     """
@@ -273,7 +285,8 @@ class Journal(Protocol):
 
         :raises SessionNotFoundError: no open session ``change.session_id``.
         :raises LeaseLostError: a fence is not held any more.
-        :raises StaleDocumentError: an expected version differs.
+        :raises StaleDocumentError: an expected version differs, an input is answered already, a turn does not run, or
+            a session to open exists.
         :raises TooManyPendingError: ``max_pending`` exceeded. :raises TooManySessionsError: ``max_live`` exceeded.
         """
 
@@ -310,16 +323,19 @@ class Journal(Protocol):
         """Take the lease of a session that has a due input and no live lease; the least recently served goes first."""
 
     def acquire(self, name: str, holder: str, *, ttl_s: float) -> Lease | None:
-        """Take a lease that is free or expired (also from oneself, with a new epoch); ``None`` where it is held."""
+        """Take a lease that is free or expired, with a new epoch; ``None`` where anybody holds it, oneself too."""
 
     def renew(self, leases: Iterable[Lease], *, ttl_s: float) -> set[Lease]:
-        """Prolong; returns those that were lost."""
+        """Let them run ``ttl_s`` from now; returns those that were lost."""
 
     def release(self, lease: Lease) -> None:
         """Give it back; nothing happens where it is not held."""
 
     def held(self, name: str) -> bool:
         """Whether anybody holds an unexpired lease of this name."""
+
+    def forget_keys(self, *, before: datetime) -> int:
+        """Forget idempotency keys taken before ``before``, a bounded number of them; returns how many."""
 
     def watch(self, *topics: str) -> AbstractContextManager[Watch]:
         """Follow topics: ``session:<id>``, ``inputs``, or any name given in ``Change.wake``."""

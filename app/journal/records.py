@@ -120,6 +120,8 @@ class Case(Record):
 RepairState = Literal[
     "queued",
     "running",
+    "trying",
+    "restoring",
     "waiting",
     "publishing",
     "published",
@@ -141,6 +143,7 @@ class Repair(Record):
     :ivar proposals: how many changes the agent has proposed in this attempt.
     :ivar proposal: the workflow as proposed (name, nodes, connections, settings).
     :ivar base_version_id: version of the workflow that the proposal was made on.
+    :ivar trial_version_id: version of the draft that is or was tried; ``trial_run_id``: the run that tried it.
     :ivar expires_at_s: epoch seconds; a proposal that waits longer is ``expired``.
     """
 
@@ -161,6 +164,8 @@ class Repair(Record):
     diff: list[dict[str, Any]] = field(default_factory=list)
     proposal: dict[str, Any] | None = None
     base_version_id: str = ""
+    trial_version_id: str = ""
+    trial_run_id: str = ""
     snapshot_id: str = ""
     expires_at_s: float = 0.0
     decided_by: str = ""
@@ -177,7 +182,7 @@ class Repair(Record):
     @property
     def labels(self) -> tuple[str, ...]:
         labels = [f"session:{self.session_id}", f"workflow:{self.workflow_id}"]
-        if self.state in ("waiting", "publishing"):
+        if self.state in ("waiting", "publishing", "restoring"):
             labels += [self.state, f"{self.state}:{self.session_id}"]
         return tuple(labels)
 
@@ -195,6 +200,7 @@ class Repair(Record):
             "summary": self.summary or None,
             "diff": self.diff,
             "snapshotId": self.snapshot_id or None,
+            "executionId": self.trial_run_id or None,
             "decidedBy": self.decided_by or None,
             "reason": self.reason or None,
         }

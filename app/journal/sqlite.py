@@ -7,7 +7,6 @@ lookup or a bounded range, so it may run in the loop.
 from __future__ import annotations
 
 import json
-import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,8 +25,7 @@ from app.journal.wakeups import Wakeups
 from app.journal.writer import GroupCommitter
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
-
+FORGET_MAX = 5_000
 SESSION = "session_id, token_hash, state, created_at, last_active_at, first_seq, last_seq"
 INPUT = "i.input_id, s.session_id, i.kind, i.seq, i.key, i.turn_id, i.started_seq, i.takeovers, i.cancelled"
 DOCUMENT = "kind, key, version, body, created_at, updated_at"
@@ -150,7 +148,7 @@ class SqliteJournal:
             rows = connection.execute(
                 "SELECT position, type, frame FROM events WHERE position > ? AND position < ? "  # noqa: S608
                 f"{narrowed}ORDER BY position LIMIT ?",
-                (low + min(after, high - low - 1), high, *types, limit),
+                (low + min(max(after, 0), high - low - 1), high, *types, limit),
             )
             found, size = [], 0
             for position, kind, frame in rows:
@@ -220,12 +218,25 @@ class SqliteJournal:
 
     # -- the rest
 
+    def forget_keys(self, *, before: datetime) -> int:
+        def operation(connection: sqlite3.Connection) -> tuple[int, Iterable[str]]:
+            query = "DELETE FROM once WHERE key IN (SELECT key FROM once WHERE at < ? ORDER BY at LIMIT ?)"
+            return connection.execute(query, (before.timestamp(), FORGET_MAX)).rowcount, ()
+
+        return self._writer.run(operation)
+
     def watch(self, *topics: str) -> AbstractContextManager[Watch]:
         return self._wakeups.watch(*topics)
 
     def check(self) -> None:
-        # An empty transaction takes the write lock and gives it back.
-        self._writer.run(lambda connection: (None, ()))
+        def operation(connection: sqlite3.Connection) -> tuple[None, Iterable[str]]:
+            # A value that changes: a full disk takes anything less.
+            connection.execute(
+                "INSERT INTO counters VALUES ('checks', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
+            )
+            return None, ()
+
+        self._writer.run(operation)
         self._read(count_live)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One :class:`Change` applied to SQLite: everything is checked before the first write, so a refusal leaves no trace."""
+"""One :class:`Change` applied to SQLite. The writer undoes what an operation wrote before it was refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from app.errors import (
     LeaseLostError,
@@ -45,7 +44,7 @@ def prepare(change: Change) -> Prepared:
 
 def _tail(event: NewEvent) -> str:
     """The part of a frame that does not depend on its number. ASCII only: any text a JSON string holds can be kept."""
-    text = f'"data":{json.dumps(event.data, default=dict, separators=(",", ":"))}'
+    text = f'"data":{json.dumps(event.data, allow_nan=False, default=dict, separators=(",", ":"))}'
     for name, value in (
         ("turnId", event.turn_id),
         ("requestId", event.request_id),
@@ -61,7 +60,8 @@ def apply(prepared: Prepared, connection: sqlite3.Connection) -> tuple[Committed
 
     :raises BaseError: as ``Journal.commit`` says; nothing was written then.
     """
-    change, now = prepared.change, time.time()
+    # Whole microseconds, as a datetime has them: a time that was read is the time that is compared with.
+    change, now = prepared.change, round(time.time(), 6)
     execute = connection.execute
     if change.once is not None:
         known = execute("SELECT seq, result FROM once WHERE key = ?", (change.once.key,)).fetchone()
@@ -159,6 +159,9 @@ def _check_inputs(change: Change, session: Row | None, connection: sqlite3.Conne
     if change.add is not None and change.max_pending is not None:
         query = "SELECT count(*) FROM inputs WHERE session = ? AND kind = ?"
         (pending,) = connection.execute(query, (number, change.add.kind)).fetchone()
+        if change.answer is not None:
+            answered = connection.execute(f"{query} AND input_id = ?", (number, change.add.kind, change.answer))
+            pending -= answered.fetchone()[0]
         if pending >= change.max_pending:
             raise TooManyPendingError(f"{pending} messages wait for an answer already.")
     if change.cancel_turn is not None:
@@ -172,7 +175,8 @@ def _check_inputs(change: Change, session: Row | None, connection: sqlite3.Conne
 
 
 def _append(prepared: Prepared, number: int, seqs: tuple[int, ...], now: float, connection: sqlite3.Connection) -> None:
-    at = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(now * 1000) % 1000:03d}Z"
+    seconds, milliseconds = divmod(int(now * 1000), 1000)
+    at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z"
     rows = []
     for event, tail, seq in zip(prepared.change.events, prepared.tails, seqs, strict=True):
         delta = event.data.get("messageId") if event.type == "assistant_delta" else None
@@ -197,15 +201,19 @@ def _write_inputs(
         _add_input(change.add, number, seqs, now, connection)
         topics.add("inputs")
     if change.start is not None:
+        started = (seq for event, seq in zip(change.events, seqs, strict=True) if event.type == "turn_started")
         connection.execute(
             "UPDATE inputs SET turn_id = ?, started_seq = ?, takeovers = ?, cancelled = 0 WHERE input_id = ?",
-            (change.start.turn_id, seqs[0] if seqs else 0, change.start.takeovers, change.start.input_id),
+            (change.start.turn_id, next(started, 0), change.start.takeovers, change.start.input_id),
         )
         if change.start.turn_id is None:
             topics.add("inputs")
     if change.answer is not None:
         connection.execute("DELETE FROM inputs WHERE input_id = ?", (change.answer,))
         topics.add("inputs")
+    if change.postpone is not None:
+        update = "UPDATE inputs SET due_at = ? WHERE session = ? AND input_id = ?"
+        connection.execute(update, (now + change.postpone.delay_s, number, change.postpone.input_id))
     if change.cancel_turn is not None:
         update = "UPDATE inputs SET cancelled = 1 WHERE session = ? AND turn_id = ?"
         connection.execute(update, (number, change.cancel_turn))

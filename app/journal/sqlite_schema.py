@@ -69,6 +69,7 @@ CREATE TABLE labels (
 ) WITHOUT ROWID;
 CREATE INDEX labels_by_document ON labels (document);
 CREATE TABLE once (key TEXT PRIMARY KEY, seq INTEGER NOT NULL, result TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX once_by_age ON once (at);
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO counters VALUES ('live_sessions', 0);
 """

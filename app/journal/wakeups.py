@@ -135,10 +135,14 @@ class _Peers:
     def send(self, topics: set[str]) -> None:
         if self.socket is None:
             return
-        others = [name for name in os.listdir(self._directory_fd) if name != self._name]
+        try:
+            others = [name for name in os.listdir(self._directory_fd) if name != self._name]
+        except OSError:
+            # No file descriptor left, say. The others find the commit by looking.
+            return
         if not others:
             return
-        payload = "\n".join(topics).encode()
+        payload = "\n".join(topics).encode("utf-8", "surrogatepass")
         if len(payload) > DATAGRAM_MAX_BYTES:
             payload = EVERYTHING.encode()
         for name in others:
@@ -157,7 +161,7 @@ class _Peers:
                 payload = self.socket.recv(DATAGRAM_MAX_BYTES + 1)
             except OSError:
                 return
-            yield set(payload.decode("utf-8", "replace").split("\n"))
+            yield set(payload.decode("utf-8", "surrogatepass").split("\n"))
 
     def close(self) -> None:
         if self.socket is not None:

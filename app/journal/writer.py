@@ -20,8 +20,7 @@ from app.errors import BaseError, JournalUnavailableError
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], tuple[T, Iterable[str]]]
-"""Reads what it must check, raises a ``BaseError`` before it has written anything, else writes; returns its result and
-the topics to wake."""
+"""Checks and writes; returns its result and the topics to wake. Where it raises, what it wrote is undone."""
 
 GROUP_MAX = 256
 QUEUE_MAX = 10_000
@@ -154,16 +153,12 @@ class GroupCommitter:
         except sqlite3.Error as exc:
             self._fail(group, exc)
             return set()
-        except Exception as exc:
-            # One operation broke half-way. Nothing of the group was committed: give each a transaction of its own,
-            # so that only the broken one fails.
-            if len(group) == 1:
-                log.exception("journal operation failed")
-                group[0].error = exc
-                return set()
-            return set().union(*(self._commit([op]) for op in group))
         if topics:
-            self._announce(topics)
+            try:
+                self._announce(topics)
+            except Exception:
+                # The top of this thread, and the commit has happened: others find it by looking.
+                log.exception("announcing a commit failed")
         return topics
 
     def _transaction(self, group: list[_Op]) -> set[str]:
@@ -174,12 +169,7 @@ class GroupCommitter:
         try:
             connection.execute("BEGIN IMMEDIATE")
             for op in group:
-                try:
-                    op.result, op.topics = op.operation(connection)
-                    op.error = None
-                    topics.update(op.topics)
-                except BaseError as exc:
-                    op.error = exc
+                topics.update(self._one(op, connection))
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -187,6 +177,26 @@ class GroupCommitter:
             raise
         self.transactions += 1
         return topics
+
+    @staticmethod
+    def _one(op: _Op, connection: sqlite3.Connection) -> Iterable[str]:
+        """Run one operation of the group; what is wrong with it alone undoes it alone.
+
+        :raises sqlite3.OperationalError: the disk is full, locked or broken, for all of the group.
+        """
+        connection.execute("SAVEPOINT op")
+        try:
+            op.result, op.topics = op.operation(connection)
+            op.error = None
+        except sqlite3.OperationalError:
+            raise
+        except Exception as exc:
+            op.error, op.topics = exc, ()
+            if not isinstance(exc, BaseError):
+                log.exception("journal operation failed")
+            connection.execute("ROLLBACK TO op")
+        connection.execute("RELEASE op")
+        return op.topics
 
     def _fail(self, group: list[_Op], exc: sqlite3.Error) -> None:
         log.warning("journal write failed: %s", exc)
