@@ -41,11 +41,25 @@ class Workflows(Protocol):
         :raises ConflictError: the workflow was changed by somebody else meanwhile.
         """
 
-    def publish(self, workflow_id: str, *, version_id: str) -> Workflow:
+    def publish(self, workflow_id: str, *, version_id: str, fences: Sequence[Lease] = ()) -> Workflow:
         """Make that version the one that runs."""
 
-    def try_draft(self, workflow_id: str, *, version_id: str, execution_id: str | None) -> Trial:
-        """Run the failed execution again on the draft and judge it."""
+    def try_draft(
+        self, workflow_id: str, *, version_id: str, execution_id: str | None, fences: Sequence[Lease] = ()
+    ) -> Trial:
+        """Run the failed execution again on the draft and judge it; once for each version, however often asked."""
+
+    def unpublish(self, workflow_id: str, *, fences: Sequence[Lease] = ()) -> Workflow:
+        """Stop running it; :raises ConflictError: no n8n is connected."""
+
+    def execution(self, workflow_id: str, execution_id: str) -> dict[str, Any]:
+        """One of the workflow's runs in a few KiB, redacted. :raises NotFoundError: it has no such run."""
+
+    def credentials(self) -> list[dict[str, str]]:
+        """Names and types of the credentials, where the key may list them; never their data."""
+
+    def has_foreign_draft(self, workflow_id: str) -> bool:
+        """Whether somebody has an unpublished draft of their own there."""
 
     def seed(self, workflow_id: str, name: str, node: Mapping[str, Any]) -> Workflow:
         """Keep what a callback told of a workflow that cannot be read: its failing node. Where more is known already

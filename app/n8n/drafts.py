@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from app.errors import ConflictError, StaleDocumentError, WorkflowNotFoundError
+from app.errors import ConflictError, NotFoundError, StaleDocumentError, WorkflowNotFoundError
 from app.journal import Change, Document, Journal, Lease, Put
 from app.n8n import Trial, Workflow
 from app.n8n.structure import MAX_NAME_CHARS, NODE_KEYS
@@ -76,15 +76,29 @@ class Drafts:
             return present.body
         return draft
 
-    def publish(self, workflow_id: str, *, version_id: str) -> Workflow:
+    def publish(self, workflow_id: str, *, version_id: str, fences: Sequence[Lease] = ()) -> Workflow:
         """:raises ConflictError: the draft has another version by now."""
         draft = self._read(workflow_id).body
         if draft["versionId"] != version_id:
             raise ConflictError("The draft has another version by now.")
         return draft
 
-    def try_draft(self, workflow_id: str, *, version_id: str, execution_id: str | None) -> Trial:
+    def try_draft(
+        self, workflow_id: str, *, version_id: str, execution_id: str | None, fences: Sequence[Lease] = ()
+    ) -> Trial:
         return Trial("unverified", "no n8n connected")
+
+    def unpublish(self, workflow_id: str, *, fences: Sequence[Lease] = ()) -> Workflow:
+        raise ConflictError("No n8n is connected, so nothing is running.")
+
+    def execution(self, workflow_id: str, execution_id: str) -> dict[str, Any]:
+        raise NotFoundError("No n8n is connected, so no runs are known.")
+
+    def credentials(self) -> list[dict[str, str]]:
+        return []
+
+    def has_foreign_draft(self, workflow_id: str) -> bool:
+        return False
 
     def _read(self, workflow_id: str) -> Document:
         document = self._journal.get(KIND, workflow_id)
