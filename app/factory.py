@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
+from app import cli
 from app.agents import Agent
 from app.callbacks.routes import callbacks_blueprint, dead_letters_blueprint
 from app.lifecycle import BridgeWorker
@@ -42,6 +43,8 @@ def create_app(settings: Settings | None = None, *, agent: Agent | None = None) 
     app.register_blueprint(socket_blueprint(bridge))  # auth: Origin before the upgrade, then the hello frame
     app.register_blueprint(callbacks_blueprint(bridge))  # auth: callback secret
     app.register_blueprint(dead_letters_blueprint(bridge))  # auth: access
+
+    cli.register(app)
 
     app.wsgi_app = RequestIdMiddleware(app.wsgi_app)  # type: ignore[method-assign]
     return app

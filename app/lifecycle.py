@@ -7,17 +7,23 @@ import os
 import random
 import time
 import uuid
+from datetime import UTC, datetime, timedelta
 
 import gevent
 
 from app.agents import Agent
+from app.agents.claude import ClaudeAgent
+from app.agents.claude_command import ClaudeOptions
 from app.agents.offline import OfflineAgent
 from app.callbacks.dead_letters import DeadLetters
 from app.callbacks.routing import Router
 from app.errors import BaseError
+from app.journal import Journal
 from app.journal.records import Registration
 from app.journal.sqlite import SqliteJournal
-from app.n8n import Workflows
+from app.n8n import Workflows, error_workflow
+from app.n8n.client import N8nClient
+from app.n8n.connected import ConnectedWorkflows
 from app.n8n.drafts import Drafts
 from app.repairs.attempt import Attempts
 from app.repairs.decisions import Decisions
@@ -27,6 +33,7 @@ from app.settings import Settings
 from app.tools.catalog import Catalog
 from app.tools.server import ToolsServer
 from app.turns.runner import Runner
+from app.turns.transcripts import JournalTranscripts
 from app.turns.turn import Turns
 
 CHORES_INTERVAL_S = 5.0
@@ -49,8 +56,9 @@ class BridgeWorker:
         self.holder = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.draining = False
         self.journal = SqliteJournal(settings.journal_path, opened=False)
-        self.workflows: Workflows = Drafts(self.journal)
-        self.agent: Agent = agent or OfflineAgent()
+        self.workflows = _workflows(settings, self.journal)
+        transcripts = JournalTranscripts(self.journal)
+        self.agent: Agent = agent or _agent(settings, transcripts)
         autonomy = settings.heal_autonomy
         self.decisions = Decisions(self.journal, self.workflows, self.holder, settings.lease_seconds)
         self.sessions = Sessions(self.journal, self.workflows, self.decisions, autonomy, settings.max_sessions)
@@ -62,10 +70,11 @@ class BridgeWorker:
             self.journal,
             self.agent,
             self.tools,
-            Catalog(self.journal, self.workflows, autonomy),
+            Catalog(self.journal, self.workflows, self.decisions, autonomy),
             Attempts(self.journal, self.workflows),
             lease_s=settings.lease_seconds,
             timeout_s=settings.turn_timeout_seconds,
+            leases=transcripts.leases,
         )
         self.runner = Runner(turns, holder=self.holder, concurrent_turns=settings.max_concurrent_turns)
         self._chores: gevent.Greenlet | None = None
@@ -126,6 +135,8 @@ class BridgeWorker:
                             # Perhaps a lost worker's: as soon as its lease has run out.
                             wait_s = min(wait_s, self.settings.lease_seconds)
                         self.decisions.expire()
+                        retention = timedelta(days=self.settings.journal_retention_days)
+                        self.journal.forget_keys(before=datetime.now(UTC) - retention)
                     finally:
                         self.journal.release(lease)
             except BaseError as exc:
@@ -133,3 +144,31 @@ class BridgeWorker:
             except Exception:
                 log.exception("chores failed by a bug")
             gevent.sleep(wait_s)
+
+
+def _workflows(settings: Settings, journal: Journal) -> Workflows:
+    if settings.n8n_api_url is None or settings.n8n_api_key is None:
+        return Drafts(journal)
+    client = N8nClient(settings.n8n_api_url, settings.n8n_api_key)
+    return ConnectedWorkflows(client, journal, error_workflow_id=error_workflow.remembered(client))
+
+
+def _agent(settings: Settings, transcripts: JournalTranscripts) -> Agent:
+    if settings.agent_name == "offline":
+        return OfflineAgent()
+    passed_on = {
+        "HTTPS_PROXY": settings.https_proxy,
+        "NO_PROXY": settings.no_proxy,
+        "NODE_EXTRA_CA_CERTS": settings.node_extra_ca_certs,
+    }
+    options = ClaudeOptions(
+        work_dir=settings.journal_path.absolute().parent / "claude",
+        api_key=settings.anthropic_api_key,
+        base_url=settings.anthropic_base_url,
+        binary=settings.claude_bin,
+        model=settings.claude_model,
+        budget_usd=settings.turn_budget_usd,
+        silence_s=settings.turn_silence_seconds,
+        extra_env={name: value for name, value in passed_on.items() if value is not None},
+    )
+    return ClaudeAgent(options, transcripts)

@@ -146,6 +146,9 @@ TABLE: tuple[Setting, ...] = (
     Setting("ANTHROPIC_BASE_URL", URL, None, "Claude's API address, handed to the child."),
     Setting("CLAUDE_MODEL", TEXT, None, "Claude's model."),
     Setting("CLAUDE_BIN", TEXT, None, "The Claude program."),
+    Setting("HTTPS_PROXY", TEXT, None, "Proxy, handed to the child."),
+    Setting("NO_PROXY", TEXT, None, "Hosts without the proxy, handed to the child."),
+    Setting("NODE_EXTRA_CA_CERTS", TEXT, None, "File of more certificate authorities, handed to the child."),
     Setting(
         "MAX_CONCURRENT_TURNS",
         whole(1, 64),
@@ -205,6 +208,9 @@ class Settings:
     anthropic_base_url: str | None
     claude_model: str | None
     claude_bin: str | None
+    https_proxy: str | None = field(repr=False)
+    no_proxy: str | None
+    node_extra_ca_certs: str | None
     max_concurrent_turns: int
     lease_seconds: float
     turn_budget_usd: float
@@ -231,8 +237,13 @@ class Settings:
 
     @property
     def agent_name(self) -> str:
-        """The agent that ``AGENT`` stands for here; ``auto`` means ``offline`` as long as there is no other."""
-        return "offline"
+        """The agent that ``AGENT`` stands for here; ``auto`` means ``claude`` where there is a key."""
+        return self.agent if self.agent != "auto" else "claude" if self.anthropic_api_key else "offline"
+
+    @property
+    def n8n_connected(self) -> bool:
+        """Whether an n8n is configured; without one workflows are drafts."""
+        return self.n8n_api_url is not None and self.n8n_api_key is not None
 
     @property
     def bind_host(self) -> str:
@@ -267,8 +278,8 @@ def load(environ: Mapping[str, str] | None = None, env_file: str | Path | None =
     settings = Settings(**known)
     if settings.redis_url:
         raise ConfigError("REDIS_URL is not supported by this version; unset it")
-    if settings.agent == "claude":
-        raise ConfigError("AGENT=claude is not supported by this version; use offline or auto")
+    if settings.agent == "claude" and settings.anthropic_api_key is None:
+        raise ConfigError("ANTHROPIC_API_KEY must be set where AGENT=claude")
     return settings
 
 
@@ -328,7 +339,7 @@ def summary(settings: Settings) -> list[str]:
     )
     n8n = {
         (True, True): f"n8n: {settings.n8n_api_url}",
-        (True, False): f"n8n: {settings.n8n_api_url}, but N8N_API_KEY is unset",
+        (True, False): f"n8n: {settings.n8n_api_url}, but N8N_API_KEY is unset; workflows stay drafts",
         (False, True): "n8n: not connected (N8N_API_URL is unset)",
         (False, False): "n8n: not connected (N8N_API_URL and N8N_API_KEY are unset); workflows stay drafts",
     }[bool(settings.n8n_api_url), bool(settings.n8n_api_key)]

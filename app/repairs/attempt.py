@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from app.errors import WorkflowNotFoundError
@@ -14,12 +15,16 @@ from app.n8n import Workflow, Workflows
 from app.n8n.workflows import find_node
 from app.repairs import policy
 
+GO_ON_S = 86_400.0
+"""So long a repair waits for an n8n that is away."""
+
 
 @dataclass(frozen=True, slots=True)
 class Opening:
     """How a repair input is answered: by the agent (``facts`` given), or by ``events`` and ``puts`` alone.
 
-    ``done``: the repair needs no turn any more; its worker was lost after the proposal was durable.
+    ``done``: the repair needs no turn any more; its worker was lost after the proposal was durable. ``trial``: its
+    worker was lost while a proposal was tried; that is gone on with first.
     """
 
     repair_id: str
@@ -28,6 +33,7 @@ class Opening:
     request_id: str | None = None
     facts: dict[str, Any] | None = None
     done: bool = False
+    trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,10 @@ class Attempts:
         :raises N8nError: the workflow cannot be read now.
         """
         repair = Repair.get(self.journal, claimed.key)
-        if repair is None or repair.state not in ("queued", "running"):
+        if repair is None or repair.state not in ("queued", "running", "trying"):
             return Opening(claimed.key, done=True)
+        if repair.state == "trying":
+            return Opening(repair.repair_id, request_id=repair.request_id, facts=_facts(repair), trial=True)
         report = repair.report
         workflow = self._workflow(repair)
         name = report.get("nodeName")
@@ -66,13 +74,7 @@ class Attempts:
                 ],
                 [repair.put(state="running", diagnosis=triage.kind, error_seq=claimed.seq)],
                 repair.request_id,
-                {
-                    "workflowId": repair.workflow_id,
-                    "workflowName": repair.workflow_name,
-                    "repairId": repair.repair_id,
-                    "error": {**report["error"], **({"node": told} if told else {})},
-                    "node": name,
-                },
+                _facts(repair),
             )
         diagnosed = events.repair_diagnosed(repair.workflow_id, triage.kind, triage.summary, repair_id=repair.repair_id)
         if not triage.for_agent:
@@ -83,13 +85,21 @@ class Attempts:
         puts = [repair.put(state="failed", diagnosis=triage.kind, reason=reason, error_seq=claimed.seq)]
         return Opening(repair.repair_id, [diagnosed, failed], [*puts, *self._close(repair, "failed", triage.kind)])
 
+    def is_open(self, repair_id: str) -> bool:
+        """Whether the repair has neither an accepted proposal nor an end yet, and is young enough to go on with."""
+        repair = Repair.get(self.journal, repair_id)
+        if repair is None or repair.state not in ("running", "trying") or repair.stored_at is None:
+            return False
+        return (datetime.now(UTC) - repair.stored_at).total_seconds() < GO_ON_S
+
     def conclude(self, repair_id: str, *, reason: str, turn_id: str) -> tuple[list[NewEvent], list[Put]]:
         """What to append and write when the turn is over. Nothing, where a proposal was accepted in it."""
         repair = Repair.get(self.journal, repair_id)
-        if repair is None or repair.state not in ("queued", "running"):
+        if repair is None or repair.state not in ("queued", "running", "trying"):
             return [], []
         found = [events.repair_failed(repair.workflow_id, reason, repair_id=repair_id, turn_id=turn_id)]
-        puts = [repair.put(state="failed", reason=reason)]
+        # A trial that is broken off leaves a draft; the chores put it back, however long n8n is away.
+        puts = [repair.put(state="restoring" if repair.state == "trying" else "failed", reason=reason)]
         case = Case.get(self.journal, repair.case_key)
         if case is not None and case.repair_id == repair_id and case.attempts >= policy.MAX_ATTEMPTS:
             blocked = f"{policy.MAX_ATTEMPTS} attempts to repair it failed."
@@ -105,10 +115,26 @@ class Attempts:
             node: Mapping[str, Any] | None = repair.report.get("node")
             if not node or not node.get("name") or not node.get("type"):
                 return None
+        try:
             return self.workflows.seed(repair.workflow_id, repair.workflow_name, node)
+        except WorkflowNotFoundError:
+            return None
 
     def _close(self, repair: Repair, outcome: str, diagnosis: str) -> list[Put]:
         case = Case.get(self.journal, repair.case_key)
         if case is None or case.repair_id != repair.repair_id:
             return []
         return [case.put(**policy.closing(outcome, now_s=time.time()), diagnosis=diagnosis)]
+
+
+def _facts(repair: Repair) -> dict[str, Any]:
+    """What an agent is told; see ``TurnRequest.facts``."""
+    report = repair.report
+    node = report.get("node")
+    return {
+        "workflowId": repair.workflow_id,
+        "workflowName": repair.workflow_name,
+        "repairId": repair.repair_id,
+        "error": {**report["error"], **({"node": node} if node else {})},
+        "node": report.get("nodeName"),
+    }

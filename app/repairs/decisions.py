@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import gevent
 
@@ -24,7 +25,7 @@ from app.errors import (
     StaleDocumentError,
     WorkflowNotFoundError,
 )
-from app.journal import Change, Delete, Journal, Lease, NewInput, Put, events
+from app.journal import Change, Journal, Lease, NewInput, events
 from app.journal.records import Case, Registration, Repair, Rollback, Snapshot, retry_stale
 from app.n8n import Workflow, Workflows
 from app.n8n.workflows import canonical_hash, editable
@@ -53,7 +54,7 @@ class Decisions:
 
         :raises NotFoundError: no such repair in this session. :raises ConflictError: it does not wait (any more).
         """
-        with self._on_workflow(self._waiting(session_id, repair_id).workflow_id) as lease:
+        with self.on_workflow(self._waiting(session_id, repair_id).workflow_id) as lease:
             repair = self._waiting(session_id, repair_id)
             change = Change(
                 session_id=session_id,
@@ -62,7 +63,7 @@ class Decisions:
                 fences=[lease],
             )
             self._once(change)
-            self._publish(repair_id, lease)
+            self.publish(repair_id, lease)
 
     def reject(self, session_id: str, repair_id: str, *, by: str = PERSON) -> None:
         """Turn a waiting repair down. Raises as :meth:`approve`."""
@@ -130,7 +131,7 @@ class Decisions:
         if snapshot is None or snapshot.workflow_id != workflow_id:
             raise NotFoundError("This workflow has no such snapshot.")
         self._stop_repairs(session_id, workflow_id)
-        with self._on_workflow(workflow_id) as lease:
+        with self.on_workflow(workflow_id) as lease:
             if canonical_hash(self.workflows.get(workflow_id)) == snapshot.hash:
                 raise ConflictError("The workflow is as it was in this snapshot already.")
             rollback = Rollback(workflow_id=workflow_id, session_id=session_id, snapshot_id=snapshot.snapshot_id, by=by)
@@ -143,7 +144,11 @@ class Decisions:
         :returns: whether something is left, because its worker may be alive or because it did not work now.
         """
         unfinished: list[tuple[str, Callable[[Lease], None]]] = [
-            *((r.workflow_id, partial(self._publish, r.repair_id)) for r in Repair.find(self.journal, "publishing")),
+            *((r.workflow_id, partial(self.publish, r.repair_id)) for r in Repair.find(self.journal, "publishing")),
+            *(
+                (r.workflow_id, partial(self._end_restoring, r.repair_id))
+                for r in Repair.find(self.journal, "restoring")
+            ),
             *((r.workflow_id, partial(self._restore, r.workflow_id)) for r in Rollback.find(self.journal)),
         ]
         left = False
@@ -163,26 +168,34 @@ class Decisions:
 
     # -- how it is done
 
-    def _publish(self, repair_id: str, lease: Lease) -> None:
+    def publish(self, repair_id: str, lease: Lease) -> None:
+        """Publish a repair that is ``publishing``; safe to call again, by whoever holds the workflow's ``lease``.
+
+        :raises N8nError: n8n cannot do it now; it stays ``publishing``.
+        """
         repair = Repair.get(self.journal, repair_id)
         if repair is None or repair.state != "publishing" or repair.proposal is None:
             return
         try:
             current = self.workflows.get(repair.workflow_id)
+            version_id = repair.trial_version_id
+            if not version_id:
+                snapshot_id = self.snapshot(current, cause="repair", for_write=repair_id, fences=[lease])
+                if repair.snapshot_id != snapshot_id:
+                    self.journal.commit(Change(puts=[repair.put(snapshot_id=snapshot_id)], fences=[lease]))
+                    repair = Repair.get(self.journal, repair_id) or repair
+                written = self.workflows.put_draft(
+                    repair.workflow_id, repair.proposal or {}, base_version_id=repair.base_version_id, fences=[lease]
+                )
+                version_id = str(written["versionId"])
+            self._activate(current, version_id, lease)
         except WorkflowNotFoundError:
             self._end(repair, "failed", by="bridge", reason="The workflow does not exist any more.")
             return
-        done = canonical_hash(current) == canonical_hash(repair.proposal) and bool(repair.snapshot_id)
-        if not done and str(current.get("versionId", "")) != repair.base_version_id:
+        except ConflictError:
             reason = "The workflow was changed after the repair was proposed; it is left as it is."
             self._end(repair, "failed", by="bridge", reason=reason)
             return
-        if not done:
-            snapshot_id = self._snapshot(current, cause="repair", for_write=repair_id, lease=lease)
-            if repair.snapshot_id != snapshot_id:
-                self.journal.commit(Change(puts=[repair.put(snapshot_id=snapshot_id)], fences=[lease]))
-            self._write(repair.workflow_id, repair.proposal, base_version_id=repair.base_version_id, lease=lease)
-        repair = Repair.get(self.journal, repair_id) or repair
         puts = [repair.put(state="published")]
         case = Case.get(self.journal, repair.case_key)
         if case is not None:
@@ -191,6 +204,29 @@ class Decisions:
         self._tell(Change(session_id=repair.session_id, events=[event], puts=puts, fences=[lease]))
         log.info("repair published", extra={"workflowId": repair.workflow_id, "sessionId": repair.session_id})
 
+    def put_back(self, repair: Repair, fences: Sequence[Lease]) -> str:
+        """The workflow's draft as it was before the repair's trial; returns its version. A later edit of somebody else
+        is left alone.
+
+        :raises N8nError: n8n cannot do it now.
+        """
+        snapshot = Snapshot.get(self.journal, repair.snapshot_id)
+        if snapshot is None:
+            return repair.base_version_id
+        body, base = editable(snapshot.workflow), repair.trial_version_id or repair.base_version_id
+        try:
+            restored = self.workflows.put_draft(repair.workflow_id, body, base_version_id=base, fences=fences)
+        except (ConflictError, WorkflowNotFoundError):
+            log.warning("a trial's draft was changed by others and is left", extra={"workflowId": repair.workflow_id})
+            return repair.base_version_id
+        return str(restored["versionId"])
+
+    def _end_restoring(self, repair_id: str, lease: Lease) -> None:
+        repair = Repair.get(self.journal, repair_id)
+        if repair is not None and repair.state == "restoring":
+            self.put_back(repair, [lease])
+            self.journal.commit(Change(puts=[repair.put(state="failed")], fences=[lease]))
+
     def _restore(self, workflow_id: str, lease: Lease) -> None:
         rollback = Rollback.get(self.journal, workflow_id)
         snapshot = Snapshot.get(self.journal, rollback.snapshot_id) if rollback else None
@@ -198,8 +234,12 @@ class Decisions:
             return
         current = self.workflows.get(workflow_id)
         if canonical_hash(current) != snapshot.hash:
-            self._snapshot(current, cause="rollback", for_write=f"rollback:{current.get('versionId')}", lease=lease)
-            self._write(workflow_id, snapshot.workflow, base_version_id=str(current.get("versionId", "")), lease=lease)
+            name = f"rollback:{current.get('versionId')}"
+            self.snapshot(current, cause="rollback", for_write=name, fences=[lease])
+            base, body = str(current.get("versionId", "")), editable(snapshot.workflow)
+            written = self.workflows.put_draft(workflow_id, body, base_version_id=base, fences=[lease])
+            current = {**current, "versionId": written["versionId"]}
+        self._activate(current, str(current.get("versionId", "")), lease)
         puts = []
         for repair in Repair.find(self.journal, f"workflow:{workflow_id}"):
             if repair.state == "published" and repair.snapshot_id == snapshot.snapshot_id:
@@ -213,18 +253,18 @@ class Decisions:
         )
         self._tell(change)
 
-    def _write(self, workflow_id: str, body: Workflow, *, base_version_id: str, lease: Lease) -> None:
-        written = self.workflows.put_draft(workflow_id, editable(body), base_version_id=base_version_id, fences=[lease])
-        self.workflows.publish(workflow_id, version_id=str(written["versionId"]))
+    def _activate(self, workflow: Workflow, version_id: str, lease: Lease) -> None:
+        """Make a version the one that runs, where the workflow runs at all: a repair switches nothing on."""
+        if workflow.get("active"):
+            self.workflows.publish(str(workflow["id"]), version_id=version_id, fences=[lease])
 
-    def _snapshot(self, workflow: Workflow, *, cause: str, for_write: str, lease: Lease) -> str:
-        puts: list[Put]
-        deletes: list[Delete]
-        snapshot_id, puts, deletes = snapshots.take(
-            self.journal, workflow, cause="rollback" if cause == "rollback" else "repair", for_write=for_write
-        )
+    def snapshot(
+        self, workflow: Workflow, *, cause: Literal["repair", "rollback"], for_write: str, fences: Sequence[Lease]
+    ) -> str:
+        """Keep ``workflow`` as it is before the write named ``for_write``; returns the snapshot's id."""
+        snapshot_id, puts, deletes = snapshots.take(self.journal, workflow, cause=cause, for_write=for_write)
         if puts:
-            self.journal.commit(Change(puts=puts, deletes=deletes, fences=[lease]))
+            self.journal.commit(Change(puts=puts, deletes=deletes, fences=fences))
         return snapshot_id
 
     def _end(self, repair: Repair, outcome: str, *, by: str, reason: str = "") -> None:
@@ -293,7 +333,7 @@ class Decisions:
             self.journal.commit(replace(ending, answer=input_id))
 
     @contextmanager
-    def _on_workflow(self, workflow_id: str) -> Iterator[Lease]:
+    def on_workflow(self, workflow_id: str) -> Iterator[Lease]:
         """Hold the workflow's lease, waiting a moment for whoever has it.
 
         :raises BusyError: it was not free in time.

@@ -1,7 +1,8 @@
 """From a proposal to its verdict: fence, diff, trial, and what the workflow's autonomy makes of it.
 
-The verdict is the answer of the agent's ``propose_repair``. Each step that lasts is one commit under the turn's lease,
-so a worker that was overtaken changes nothing.
+The verdict is the answer of the agent's ``propose_repair``. Each step that lasts is journalled under the turn's lease
+before the next one begins, so a worker that was overtaken changes nothing, and whoever takes over goes on from there:
+``trying`` in a repair's state is the intent.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.errors import ConflictError, ValidationError
+from app.errors import ConflictError, ValidationError, WorkflowNotFoundError
 from app.journal import Change, Journal, Lease, NewEvent, events
-from app.journal.records import Case, Registration, Repair
-from app.n8n import Trial, Workflows
+from app.journal.records import Autonomy, Case, Registration, Repair, Snapshot
+from app.n8n import Trial, Workflow, Workflows
 from app.n8n.diff import describe, diff
-from app.n8n.workflows import editable, validate
-from app.repairs import fence, policy
+from app.n8n.workflows import editable, find_node, validate
+from app.repairs import fence, policy, proof
+from app.repairs.decisions import Decisions
 
 MAX_PROPOSALS = 3
 MAX_SUMMARY = 1_000
+_WRITABLE = ("name", "nodes", "connections", "settings")
 
 
 class FenceError(ConflictError):
@@ -39,15 +42,19 @@ class Proposer:
 
     journal: Journal
     workflows: Workflows
+    decisions: Decisions
 
     def propose(self, repair_id: str, proposal: Mapping[str, Any], summary: str, *, turn_id: str, lease: Lease) -> str:
         """Judge one proposal; returns the verdict as text for the agent.
 
         :raises ConflictError: the repair is not running any more, is not allowed, or its proposals are used up.
         :raises FenceError: it changes what a repair may not. :raises ValidationError: n8n would refuse it.
-        :raises LeaseLostError: another worker has the turn.
+        :raises LeaseLostError: another worker has the turn. :raises N8nError: n8n cannot be asked now.
         """
         repair = Repair.get(self.journal, repair_id)
+        if repair is not None and repair.state == "trying":
+            # n8n was away in the middle of the trial: first the verdict on what was proposed.
+            return self.go_on(repair_id, turn_id=turn_id, lease=lease)
         if repair is None or repair.state != "running":
             raise ConflictError("This repair is not open for proposals any more.")
         if repair.proposals >= MAX_PROPOSALS:
@@ -56,7 +63,10 @@ class Proposer:
         if autonomy == "observe":
             raise ConflictError("This workflow is only observed now; nothing may be proposed for it.")
         base = self.workflows.get(repair.workflow_id)
-        wanted = {**editable(base), **{key: value for key, value in proposal.items() if key in _WRITABLE}}
+        given = {key: value for key, value in proposal.items() if key in _WRITABLE}
+        wanted = {**editable(base), **given}
+        # n8n merges settings: what a proposal leaves out stays, and is not shown as gone.
+        wanted["settings"] = {**(base.get("settings") or {}), **(given.get("settings") or {})}
         problems = validate(wanted, needs_trigger=not is_partial(base))
         if problems:
             errors = [{"path": problem.path, "message": problem.message} for problem in problems]
@@ -66,67 +76,169 @@ class Proposer:
         if not changes:
             raise ValidationError("The proposal changes nothing.")
         rules = fence.breaches(base, wanted)
-        # A refused proposal is counted too, or an agent could try for ever.
-        counted = repair.put(proposals=repair.proposals + 1)
+        proposed: dict[str, Any] = {"proposals": repair.proposals + 1}
         if rules:
-            self.journal.commit(Change(puts=[counted], fences=[lease]))
+            # A refused proposal is counted too, or an agent could try for ever.
+            self.journal.commit(Change(puts=[repair.put(**proposed)], fences=[lease]))
             raise FenceError(rules)
-        base_version_id = str(base.get("versionId", ""))
-        proposed: dict[str, Any] = {
-            "state": "waiting",
-            "proposals": repair.proposals + 1,
+        proposed |= {
             "proposal": wanted,
             "summary": summary[:MAX_SUMMARY],
             "diff": changes,
-            "base_version_id": base_version_id,
+            "base_version_id": str(base.get("versionId", "")),
+            "trial_version_id": "",
         }
         event = events.repair_proposed(repair_id, repair.workflow_id, changes, summary[:MAX_SUMMARY], turn_id=turn_id)
         if autonomy == "suggest":
-            return self._suggest(repair, event, proposed, turn_id, lease)
-        trial = self.workflows.try_draft(
-            repair.workflow_id, version_id=base_version_id, execution_id=_execution_id(repair)
+            return self._suggest(repair, [event], proposed, 'the workflow\'s autonomy is "suggest"', turn_id, lease)
+        if self.workflows.has_foreign_draft(repair.workflow_id):
+            return self._suggest(repair, [event], proposed, "somebody has an unpublished draft in n8n", turn_id, lease)
+        if not self.workflows.connected:
+            return self._wait(repair, [event], proposed, Trial("unverified", "no n8n connected"), turn_id, lease)
+        change = Change(
+            session_id=repair.session_id,
+            events=[event],
+            puts=[repair.put(**{**proposed, "state": "trying"})],
+            fences=[lease],
         )
-        return self._wait(repair, event, proposed, trial, turn_id, lease)
+        self.journal.commit(change)
+        return self.go_on(repair_id, turn_id=turn_id, lease=lease)
 
-    def _autonomy(self, workflow_id: str) -> str:
-        registration = Registration.get(self.journal, workflow_id)
-        return policy.effective_autonomy(self.journal, registration.autonomy) if registration else "observe"
+    def go_on(self, repair_id: str, *, turn_id: str, lease: Lease) -> str:
+        """Try the proposal of a repair that is ``trying`` and act on the verdict; safe to call again after a crash.
 
-    def _suggest(self, repair: Repair, event: NewEvent, proposed: dict[str, Any], turn_id: str, lease: Lease) -> str:
-        reason = 'Only suggested: the workflow\'s autonomy is "suggest".'
+        :returns: the verdict for the agent. The repair is ``running`` again where the trial failed.
+        """
+        repair = _fresh(self.journal, repair_id)
+        with self.decisions.on_workflow(repair.workflow_id) as held:
+            fences = [lease, held]
+            autonomy = self._autonomy(repair.workflow_id)
+            if autonomy in ("observe", "suggest") and not repair.trial_version_id:
+                return self._suggest(repair, [], {}, "its autonomy was lowered meanwhile", turn_id, lease)
+            try:
+                repair = self._draft(repair, fences)
+            except (ConflictError, WorkflowNotFoundError) as exc:
+                return self._suggest(repair, [], {}, f"it could not be saved as a draft: {exc.detail}", turn_id, lease)
+            trial = self._try(repair, fences)
+            if trial.outcome == "verified" and autonomy == "auto":
+                self._publish(repair, trial, turn_id, fences, held)
+                return f"Verified by the run {trial.execution_id} and published. The repair is done."
+            base_version_id = self.decisions.put_back(repair, fences)
+            changes = {"base_version_id": base_version_id, "trial_run_id": trial.execution_id or ""}
+            if trial.outcome == "failed":
+                return self._failed(repair, changes, trial, turn_id, fences)
+            return self._wait(repair, [], changes, trial, turn_id, lease)
+
+    # -- the trial
+
+    def _draft(self, repair: Repair, fences: list[Lease]) -> Repair:
+        """Snapshot, then the proposal as a draft; what was done before is recognised."""
+        if repair.trial_version_id or repair.proposal is None:
+            return repair
+        current = self.workflows.get(repair.workflow_id)
+        name = f"{repair.repair_id}:{repair.proposals}"
+        snapshot_id = self.decisions.snapshot(current, cause="repair", for_write=name, fences=fences)
+        if repair.snapshot_id != snapshot_id:
+            self.journal.commit(Change(puts=[repair.put(snapshot_id=snapshot_id)], fences=fences))
+            repair = _fresh(self.journal, repair.repair_id)
+        draft = self.workflows.put_draft(
+            repair.workflow_id, repair.proposal or {}, base_version_id=repair.base_version_id, fences=fences
+        )
+        self.journal.commit(Change(puts=[repair.put(trial_version_id=str(draft["versionId"]))], fences=fences))
+        return _fresh(self.journal, repair.repair_id)
+
+    def _try(self, repair: Repair, fences: list[Lease]) -> Trial:
+        node_name = repair.report.get("nodeName")
+        proposal: Workflow = repair.proposal or {}
+        snapshot = Snapshot.get(self.journal, repair.snapshot_id)
+        before = find_node(snapshot.workflow, name=node_name) if snapshot else None
+        reason = proof.cannot_prove(repair.diff, proposal, node_name) or proof.may_not_repeat(before)
+        if reason:
+            return Trial("unverified", reason)
+        return self.workflows.try_draft(
+            repair.workflow_id,
+            version_id=repair.trial_version_id,
+            execution_id=(repair.report.get("execution") or {}).get("id"),
+            fences=fences,
+        )
+
+    # -- what follows from it
+
+    def _publish(self, repair: Repair, trial: Trial, turn_id: str, fences: list[Lease], held: Lease) -> None:
+        execution_id = trial.execution_id or ""
+        change = Change(
+            session_id=repair.session_id,
+            events=[events.repair_verified(repair.repair_id, execution_id, turn_id=turn_id)],
+            puts=[repair.put(state="publishing", decided_by="bridge", trial_run_id=execution_id)],
+            fences=fences,
+        )
+        self.journal.commit(change)
+        self.decisions.publish(repair.repair_id, held)
+
+    def _failed(self, repair: Repair, changes: dict[str, Any], trial: Trial, turn_id: str, fences: list[Lease]) -> str:
+        event = events.repair_unverified(repair.repair_id, f"The trial failed: {trial.reason}", turn_id=turn_id)
+        put = repair.put(**{**changes, "state": "running", "trial_version_id": "", "reason": trial.reason})
+        self.journal.commit(Change(session_id=repair.session_id, events=[event], puts=[put], fences=fences))
+        left = MAX_PROPOSALS - repair.proposals
+        return (
+            f"The trial failed, and the workflow is as it was. Its run ended with: {trial.reason}\n"
+            f"You may propose {left} more time(s)."
+        )
+
+    def _suggest(
+        self, repair: Repair, told: list[NewEvent], changes: dict[str, Any], why: str, turn_id: str, lease: Lease
+    ) -> str:
+        reason = f"Only suggested: {why}."
         case = Case.get(self.journal, repair.case_key)
-        puts = [repair.put(**{**proposed, "state": "unverified", "reason": reason})]
+        puts = [repair.put(**{**changes, "state": "unverified", "reason": reason})]
         if case is not None:
             puts.append(case.put(**policy.closing("unverified", now_s=datetime.now(UTC).timestamp())))
         change = Change(
             session_id=repair.session_id,
-            events=[event, events.repair_unverified(repair.repair_id, reason, turn_id=turn_id)],
+            events=[*told, events.repair_unverified(repair.repair_id, reason, turn_id=turn_id)],
             puts=puts,
             fences=[lease],
         )
         self.journal.commit(change)
-        return f"Shown to the person as a suggestion; nothing was written.\n{describe(proposed['diff'])}"
+        entries: Any = changes.get("diff", repair.diff)
+        return f"{reason} It is shown to the person; nothing was written.\n{describe(entries)}"
 
     def _wait(
-        self, repair: Repair, event: NewEvent, proposed: dict[str, Any], trial: Trial, turn_id: str, lease: Lease
+        self,
+        repair: Repair,
+        told: list[NewEvent],
+        changes: dict[str, Any],
+        trial: Trial,
+        turn_id: str,
+        lease: Lease,
     ) -> str:
         expires_at = datetime.now(UTC) + timedelta(seconds=policy.APPROVAL_S)
-        reason = f"It could not be tried ({trial.reason}); a person decides."
+        verified = trial.outcome == "verified"
+        reason = (
+            "It was verified; the workflow's autonomy asks a person to publish it."
+            if verified
+            else f"It could not be tried ({trial.reason}); a person decides."
+        )
+        judged = (
+            events.repair_verified(repair.repair_id, trial.execution_id or "", turn_id=turn_id)
+            if verified
+            else events.repair_unverified(repair.repair_id, trial.reason, turn_id=turn_id)
+        )
+        waiting = {"state": "waiting", "reason": reason, "expires_at_s": expires_at.timestamp(), "trial_version_id": ""}
         change = Change(
             session_id=repair.session_id,
-            events=[
-                event,
-                events.repair_unverified(repair.repair_id, trial.reason, turn_id=turn_id),
-                events.repair_waiting(repair.repair_id, reason, expires_at, turn_id=turn_id),
-            ],
-            puts=[repair.put(**{**proposed, "reason": trial.reason, "expires_at_s": expires_at.timestamp()})],
+            events=[*told, judged, events.repair_waiting(repair.repair_id, reason, expires_at, turn_id=turn_id)],
+            puts=[repair.put(**{**changes, **waiting})],
             fences=[lease],
         )
         self.journal.commit(change)
-        return f"Not verified: {trial.reason}. The person was asked to approve it.\n{describe(proposed['diff'])}"
+        entries: Any = changes.get("diff", repair.diff)
+        verdict = "Verified" if verified else f"Not verified: {trial.reason}"
+        return f"{verdict}. The person was asked to approve it; you are done.\n{describe(entries)}"
 
-
-_WRITABLE = ("name", "nodes", "connections", "settings")
+    def _autonomy(self, workflow_id: str) -> Autonomy:
+        registration = Registration.get(self.journal, workflow_id)
+        return policy.effective_autonomy(self.journal, registration.autonomy) if registration else "observe"
 
 
 def is_partial(workflow: Mapping[str, Any]) -> bool:
@@ -134,5 +246,8 @@ def is_partial(workflow: Mapping[str, Any]) -> bool:
     return bool((workflow.get("meta") or {}).get("partial"))
 
 
-def _execution_id(repair: Repair) -> str | None:
-    return (repair.report.get("execution") or {}).get("id")
+def _fresh(journal: Journal, repair_id: str) -> Repair:
+    repair = Repair.get(journal, repair_id)
+    if repair is None:
+        raise ConflictError("This repair is gone.")
+    return repair

@@ -11,6 +11,7 @@ from app.errors import ConflictError, NotFoundError, SessionNotFoundError, Stale
 from app.journal import Change, Journal, NewInput, Once, OpenSession, Session, events
 from app.journal.records import Autonomy, OpenConnection, Registration, Repair, retry_stale
 from app.n8n import Workflows
+from app.n8n.workflows import editable
 from app.repairs.decisions import PERSON, Decisions
 from app.sessions import frames
 
@@ -101,8 +102,17 @@ class Sessions:
     def adopt(self, session_id: str, body: frames.AdoptBody) -> tuple[Registration, bool]:
         """Register a workflow that exists already; returns it and whether it is new to this session.
 
+        Where n8n is connected it must be there, and gets the bridge's error workflow.
+
         :raises ConflictError: another open session owns it. :raises SessionNotFoundError: the session is over.
+        :raises WorkflowNotFoundError: n8n has no such workflow. :raises N8nError: n8n cannot do it now.
         """
+        if self.workflows.connected:
+            workflow = self.workflows.get(body.workflowId)
+            # A write of what is there already: it sets the error workflow where none is named, and nothing else.
+            base = str(workflow["versionId"])
+            self.workflows.put_draft(body.workflowId, editable(workflow), base_version_id=base)
+            body = body.model_copy(update={"name": body.name or str(workflow["name"])})
         adopted: tuple[Registration, bool] = retry_stale(partial(self._adopt, session_id, body))
         return adopted
 

@@ -10,12 +10,13 @@ from typing import Any
 import pydantic
 from gevent.lock import RLock
 
-from app.errors import ConflictError, NotFoundError, StaleDocumentError, ValidationError
+from app.errors import ConflictError, N8nError, NotFoundError, StaleDocumentError, ValidationError
 from app.journal import Change, Claim, Journal, events
 from app.journal.records import Autonomy, Registration, Repair
 from app.n8n import Workflow, Workflows
 from app.n8n.workflows import canonical_json, editable, validate
 from app.repairs import snapshots
+from app.repairs.decisions import Decisions
 from app.repairs.trial import FenceError, Proposer
 from app.tools.mcp import ToolResult, ToolSpec
 
@@ -53,6 +54,10 @@ class _Update(_ById):
     settings: dict[str, Any] | None = None
 
 
+class _OneRun(_ById):
+    executionId: str = pydantic.Field(min_length=1, max_length=32, pattern=r"^[0-9]+$")
+
+
 class _Proposal(_Arguments):
     workflow: dict[str, Any]
     summary: str = pydantic.Field(min_length=1, max_length=4_000)
@@ -71,10 +76,11 @@ class Catalog:
 
     journal: Journal
     workflows: Workflows
+    decisions: Decisions
     autonomy: Autonomy
 
     def tools_for(self, claim: Claim, *, turn_id: str) -> TurnCatalog:
-        turn = _Turn(self.journal, self.workflows, self.autonomy, claim, turn_id)
+        turn = _Turn(self, claim, turn_id)
         return TurnCatalog(turn, turn.repair_tools() if claim.input.kind == "repair" else turn.chat_tools())
 
 
@@ -86,6 +92,7 @@ class TurnCatalog:
         self._tools = tools
         self._answered: dict[str, ToolResult] = {}
         self._under_way: dict[str, RLock] = {}
+        self.n8n_was_away = False
 
     def specs(self) -> Sequence[ToolSpec]:
         return [
@@ -114,13 +121,28 @@ class TurnCatalog:
         except FenceError as exc:
             self._turn.refused(name, tool_use_id, exc.rules)
             raise
+        except N8nError as exc:
+            self.n8n_was_away |= not exc.permanent
+            raise
+
+    def resume_trial(self) -> bool:
+        """Go on with the trial of a lost turn; tells whether nothing is left for the agent.
+
+        :raises N8nError: n8n cannot be asked now.
+        """
+        try:
+            return self._turn.resume_trial()
+        except N8nError as exc:
+            self.n8n_was_away |= not exc.permanent
+            raise
 
 
 class _Turn:
-    def __init__(self, journal: Journal, workflows: Workflows, autonomy: Autonomy, claim: Claim, turn_id: str) -> None:
-        self._journal = journal
-        self._workflows = workflows
-        self._autonomy = autonomy
+    def __init__(self, catalog: Catalog, claim: Claim, turn_id: str) -> None:
+        self._journal = catalog.journal
+        self._workflows = catalog.workflows
+        self._autonomy = catalog.autonomy
+        self._proposer = Proposer(catalog.journal, catalog.workflows, catalog.decisions)
         self._claim = claim
         self._session_id = claim.input.session_id
         self._turn_id = turn_id
@@ -137,6 +159,20 @@ class _Turn:
                 _Update,
                 self._update,
             ),
+            **(self._connected_tools() if self._workflows.connected else {}),
+        }
+
+    def _connected_tools(self) -> dict[str, _Tool]:
+        return {
+            "publish_workflow": _Tool("Make the saved draft the version that runs.", _ById, self._publish),
+            "unpublish_workflow": _Tool("Stop running a workflow; it stays as a draft.", _ById, self._unpublish),
+            "test_workflow": _Tool(
+                "Run a failed execution again on the saved draft, from the failed node. It does what the nodes do.",
+                _OneRun,
+                self._test,
+            ),
+            "get_execution": _Tool("What is known of one run of a workflow.", _OneRun, self._get_execution),
+            "list_credentials": _Tool("Names and types of n8n's credentials.", _Nothing, self._list_credentials),
         }
 
     def repair_tools(self) -> dict[str, _Tool]:
@@ -205,6 +241,34 @@ class _Turn:
             calls.append(tool_use_id)
         return f"{what}:{self._session_id}:{self._claim.input.input_id}:{calls.index(tool_use_id)}"
 
+    def _publish(self, arguments: _ById, tool_use_id: str) -> str:
+        self._own(arguments.workflowId)
+        version_id = str(self._workflows.get(arguments.workflowId)["versionId"])
+        fences = [self._claim.lease]
+        return json.dumps(_brief(self._workflows.publish(arguments.workflowId, version_id=version_id, fences=fences)))
+
+    def _unpublish(self, arguments: _ById, tool_use_id: str) -> str:
+        self._own(arguments.workflowId)
+        return json.dumps(_brief(self._workflows.unpublish(arguments.workflowId, fences=[self._claim.lease])))
+
+    def _test(self, arguments: _OneRun, tool_use_id: str) -> str:
+        self._own(arguments.workflowId)
+        version_id = str(self._workflows.get(arguments.workflowId)["versionId"])
+        trial = self._workflows.try_draft(
+            arguments.workflowId,
+            version_id=version_id,
+            execution_id=arguments.executionId,
+            fences=[self._claim.lease],
+        )
+        return json.dumps({"outcome": trial.outcome, "reason": trial.reason, "executionId": trial.execution_id})
+
+    def _get_execution(self, arguments: _OneRun, tool_use_id: str) -> str:
+        self._own(arguments.workflowId)
+        return json.dumps(self._workflows.execution(arguments.workflowId, arguments.executionId))
+
+    def _list_credentials(self, arguments: _Nothing, tool_use_id: str) -> str:
+        return json.dumps(self._workflows.credentials())
+
     def _register(self, workflow: Workflow) -> None:
         workflow_id, name = str(workflow["id"]), str(workflow["name"])
         registration = Registration(
@@ -228,6 +292,11 @@ class _Turn:
 
     # -- repair
 
+    def resume_trial(self) -> bool:
+        """Go on with the trial that a lost turn began; tells whether that ends the turn."""
+        self._proposer.go_on(self._claim.input.key, turn_id=self._turn_id, lease=self._claim.lease)
+        return self._repair().state not in ("running", "trying")
+
     def _repair(self) -> Repair:
         repair = Repair.get(self._journal, self._claim.input.key)
         if repair is None:
@@ -238,10 +307,18 @@ class _Turn:
         return json.dumps(self._workflows.get(self._repair().workflow_id))
 
     def _get_run(self, arguments: _Nothing, tool_use_id: str) -> str:
-        return json.dumps(self._repair().report)[:MAX_RUN_CHARS]
+        repair = self._repair()
+        execution_id = (repair.report.get("execution") or {}).get("id")
+        if self._workflows.connected and execution_id:
+            try:
+                return json.dumps(self._workflows.execution(repair.workflow_id, execution_id))
+            except NotFoundError:
+                # n8n did not keep the run: the callback is all there is.
+                pass
+        return json.dumps(repair.report)[:MAX_RUN_CHARS]
 
     def _propose(self, arguments: _Proposal, tool_use_id: str) -> str:
-        return Proposer(self._journal, self._workflows).propose(
+        return self._proposer.propose(
             self._claim.input.key,
             arguments.workflow,
             arguments.summary,

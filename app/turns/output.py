@@ -11,7 +11,7 @@ from gevent.lock import RLock
 
 from app.agents import AgentEvent, TextDelta, TextFinal, TextReset, ToolFinished, ToolStarted
 from app.errors import BaseError, LeaseLostError
-from app.journal import Change, Journal, Lease, NewEvent, Put, StartInput, events
+from app.journal import Change, Journal, Lease, NewEvent, Postpone, Put, StartInput, events
 from app.telemetry.redaction import redact, redact_text
 
 DELTA_INTERVAL_S = 0.05
@@ -80,6 +80,7 @@ class TurnOutput:
         puts: Sequence[Put] = (),
         answer: int | None = None,
         park: StartInput | None = None,
+        postpone: Postpone | None = None,
     ) -> None:
         """The turn's last change: its input is answered, or parked for whoever goes on.
 
@@ -104,6 +105,7 @@ class TurnOutput:
                 puts=puts,
                 answer=answer,
                 start=park,
+                postpone=postpone,
                 fences=[self._lease],
             )
             self._journal.commit(change)

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import gevent
 from gevent.event import Event as GreenEvent
 
-from app.agents import Agent, Finished, TurnRequest
+from app.agents import Agent, AgentEvent, Finished, TurnRequest
 from app.errors import BaseError, JournalUnavailableError, LeaseLostError, SessionNotFoundError, StaleDocumentError
-from app.journal import Change, Claim, Input, Journal, NewEvent, Put, StartInput, Watch, events
+from app.journal import Change, Claim, Input, Journal, Lease, NewEvent, Postpone, Put, StartInput, Watch, events
 from app.repairs.attempt import Attempts, Opening
 from app.telemetry import context
 from app.telemetry.redaction import redact_text
@@ -27,9 +27,10 @@ from app.turns.prompts import CHAT_SYSTEM, REPAIR_SYSTEM, repair_prompt
 from app.turns.takeover import end_lost_turn, void_deltas
 
 LOOK_S = 1.0
+AWAY_S = 5.0
 KILL_S = 3.0
 
-StopReason = Literal["cancelled", "timeout", "drained", "lost"]
+StopReason = Literal["cancelled", "timeout", "drained", "lost", "n8n_away"]
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +60,10 @@ class RunningTurn:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What a worker needs to answer an input; holds nothing of a turn itself."""
+    """What a worker needs to answer an input.
+
+    :ivar leases: by session, those of the turns that run here now.
+    """
 
     journal: Journal
     agent: Agent
@@ -68,6 +72,7 @@ class Turns:
     attempts: Attempts
     lease_s: float
     timeout_s: float
+    leases: dict[str, Lease] = field(default_factory=dict)
 
     def serve(self, running: RunningTurn) -> None:
         """Answer the claimed input. Nothing is raised: what keeps it from being answered leaves it for the next one."""
@@ -80,9 +85,9 @@ class Turns:
         except (StaleDocumentError, SessionNotFoundError):
             log.info("input was answered, or its session ended, meanwhile")
         except BaseError as exc:
-            # The journal or n8n is away: the input stays unanswered, and the lease runs out or is given back below.
+            # The journal or n8n is away: the input stays unanswered.
             log.warning("turn could not go on: %s", exc)
-            gevent.sleep(LOOK_S)
+            self._postpone(running)
         except Exception:
             log.exception("turn failed by a bug")
             if not running.begun:
@@ -118,7 +123,8 @@ class Turns:
         claim, turn_id = running.claim, running.turn_id
         session_id = claim.input.session_id
         output = TurnOutput(self.journal, session_id=session_id, turn_id=turn_id, lease=claim.lease)
-        access = self.tools.open(self.catalog.tools_for(claim, turn_id=turn_id))
+        tools = self.catalog.tools_for(claim, turn_id=turn_id)
+        access = self.tools.open(tools)
         facts = opening.facts if opening else None
         request = TurnRequest(
             session_id=session_id,
@@ -130,17 +136,26 @@ class Turns:
             facts=facts or {},
         )
         log.info("turn started")
+        self.leases[session_id] = claim.lease
         try:
-            finished = self._supervise(running, request, output)
+            first = tools.resume_trial if opening is not None and opening.trial else None
+            finished = self._supervise(running, request, output, first)
         finally:
             self.tools.close(access.token)
+            self.leases.pop(session_id, None)
         if running.stop == "lost":
             raise LeaseLostError("The lease ran out.")
+        away = opening is not None and running.stop is None and tools.n8n_was_away
+        if away and opening is not None and self.attempts.is_open(opening.repair_id):
+            # Not the agent's failure: with n8n back the same attempt goes on.
+            running.stop_for("n8n_away")
         self._finish(running, output, finished, opening)
 
-    def _supervise(self, running: RunningTurn, request: TurnRequest, output: TurnOutput) -> Finished:
+    def _supervise(
+        self, running: RunningTurn, request: TurnRequest, output: TurnOutput, first: Callable[[], bool] | None
+    ) -> Finished:
         """Iterate the agent in a greenlet of its own until it ends or there is a reason to stop it."""
-        worker = gevent.spawn(context.carry(_iterate), self.agent, request, output)
+        worker = gevent.spawn(context.carry(_iterate), self.agent, request, output, first)
         worker.link(lambda _: running.wake.set())
         deadline = running.started_at + self.timeout_s
         with self.journal.watch(f"turn:{running.turn_id}") as watch:
@@ -196,6 +211,8 @@ class Turns:
             # Parking would forget a cancel that came while the turn was being stopped.
             mine = self._input_of(running)
             outcome, error = ("cancelled" if mine and mine.cancelled else "interrupted"), None
+        elif running.stop == "n8n_away":
+            outcome, error = "interrupted", "n8n is away; this goes on when it is back."
         end = events.turn_finished(
             outcome,
             turn_id=turn_id,
@@ -205,7 +222,8 @@ class Turns:
             repair_id=opening.repair_id if opening else None,
         )
         if outcome == "interrupted":
-            output.finish([end], park=StartInput(claim.input.input_id, None, running.takeovers))
+            later = Postpone(claim.input.input_id, AWAY_S) if running.stop == "n8n_away" else None
+            output.finish([end], park=StartInput(claim.input.input_id, None, running.takeovers), postpone=later)
         else:
             more: tuple[list[NewEvent], list[Put]] = ([], [])
             if opening is not None:
@@ -234,6 +252,16 @@ class Turns:
         except Exception:
             log.exception("turn could not be given up")
 
+    def _postpone(self, running: RunningTurn) -> None:
+        """Let others of the session go first, and n8n or the journal come back."""
+        claim = running.claim
+        try:
+            later = Postpone(claim.input.input_id, AWAY_S)
+            self.journal.commit(Change(session_id=claim.input.session_id, postpone=later, fences=[claim.lease]))
+        except BaseError as exc:
+            log.warning("an input could not be postponed: %s", exc)
+            gevent.sleep(LOOK_S)
+
     def _commit(
         self,
         claim: Claim,
@@ -256,10 +284,16 @@ class Turns:
         self.journal.commit(change)
 
 
-def _iterate(agent: Agent, request: TurnRequest, output: TurnOutput) -> Finished | BaseError:
-    """Run the agent to its end. What is raised on purpose is returned: gevent would log it as uncaught."""
-    stream = agent.run(request)
+def _iterate(
+    agent: Agent, request: TurnRequest, output: TurnOutput, first: Callable[[], bool] | None
+) -> Finished | BaseError:
+    """Run the agent to its end, unless ``first`` leaves it nothing to do. What is raised on purpose is returned: gevent
+    would log it as uncaught."""
+    stream: Iterator[AgentEvent] = iter(())
     try:
+        if first is not None and first():
+            return Finished()
+        stream = agent.run(request)
         for event in stream:
             if isinstance(event, Finished):
                 return event

@@ -397,6 +397,7 @@ def test_a_line_that_is_too_long_is_cut(shared: BridgeServer) -> None:
 
 # -- with the real application ----------------------------------------------------------------------
 
+
 def test_the_bridge_starts_reloads_and_stops(tmp_path: Path) -> None:
     with BridgeServer({"WEB_CONCURRENCY": 2}) as server:
         server.hup()

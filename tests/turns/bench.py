@@ -58,7 +58,7 @@ class Worker:
             self.journal,
             agent,
             self.tools,
-            Catalog(self.journal, self.workflows, "auto"),
+            Catalog(self.journal, self.workflows, self.decisions, "auto"),
             Attempts(self.journal, self.workflows),
             lease_s=lease_s,
             timeout_s=turn_timeout_s,
