@@ -51,6 +51,9 @@ ACCEPTED: dict[str, tuple[str, Any]] = {
     "ANTHROPIC_BASE_URL": ("http://127.0.0.1:9/x", "http://127.0.0.1:9/x"),
     "CLAUDE_MODEL": ("some-model", "some-model"),
     "CLAUDE_BIN": ("/opt/claude", "/opt/claude"),
+    "HTTPS_PROXY": ("http://proxy:3128", "http://proxy:3128"),
+    "NO_PROXY": ("localhost,.internal", "localhost,.internal"),
+    "NODE_EXTRA_CA_CERTS": ("/etc/ca.pem", "/etc/ca.pem"),
     "MAX_CONCURRENT_TURNS": ("3", 3),
     "LEASE_SECONDS": ("1.5", 1.5),
     "TURN_BUDGET_USD": ("0.25", 0.25),
@@ -93,11 +96,14 @@ REFUSED: dict[str, list[str]] = {
     "N8N_API_KEY": ["a b", "a,b"],
     "N8N_EDITOR_URL": ["editor"],
     "N8N_POLL_INTERVAL_SECONDS": ["-1", "1e3", "nan", "inf"],
-    "AGENT": ["claude", "gpt", "Auto"],
+    "AGENT": ["gpt", "Auto"],
     "ANTHROPIC_API_KEY": ["a b"],
     "ANTHROPIC_BASE_URL": ["x"],
     "CLAUDE_MODEL": ["a\x1bb"],
     "CLAUDE_BIN": ["a\nb"],
+    "HTTPS_PROXY": ["a\nb"],
+    "NO_PROXY": ["a\nb"],
+    "NODE_EXTRA_CA_CERTS": ["a\nb"],
     "MAX_CONCURRENT_TURNS": ["0", "65"],
     "LEASE_SECONDS": ["0", "-1", "x"],
     "TURN_BUDGET_USD": ["0", "free"],
@@ -292,3 +298,16 @@ def test_the_example_file_names_every_setting_and_sets_none() -> None:
     text = example.read_text()
     assert [row.name for row in TABLE if f"\n#{row.name}=" not in text] == []
     assert load({}, env_file=example) == given()
+
+
+def test_the_agent_follows_from_the_key_unless_it_is_named() -> None:
+    key = {"ANTHROPIC_API_KEY": "sk-ant-1"}
+    assert load({}, "/dev/null").agent_name == "offline"
+    assert load(key, "/dev/null").agent_name == "claude"
+    assert load({**key, "AGENT": "offline"}, "/dev/null").agent_name == "offline"
+    assert load({**key, "AGENT": "claude"}, "/dev/null").agent_name == "claude"
+
+
+def test_claude_without_a_key_is_refused() -> None:
+    with pytest.raises(ConfigError, match="ANTHROPIC_API_KEY"):
+        load({"AGENT": "claude"}, "/dev/null")
