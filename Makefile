@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint fmt check lock clean python
+.PHONY: help install run test lint fmt check lock clean python n8n down test-n8n
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-9s", $$1, $$2; $$1 = $$2 = ""; print }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-9s", $$1, $$2; $$1 = $$2 = ""; print }'
 
 install: .venv/.run ## make .venv with what the bridge runs with
 
@@ -15,7 +15,17 @@ run: .venv/.run ## start the bridge here, on http://127.0.0.1:3000 unless BIND s
 	@exec $(BIN)/gunicorn -c gunicorn.conf.py wsgi:app
 
 test: .venv/.dev ## run all tests
-	@$(BIN)/python -m pytest
+	@N8N_E2E= $(BIN)/python -m pytest
+
+n8n: .venv/.run ## install and start a real n8n here, and connect the bridge to it by .env
+	@$(BIN)/python -m dev.local_n8n up
+
+down: .venv/.run ## stop that n8n; its data in var/n8n stays
+	@$(BIN)/python -m dev.local_n8n down
+
+test-n8n: .venv/.dev ## the tests on a real n8n; installs it where needed
+	@$(BIN)/python -m dev.local_n8n install
+	@N8N_E2E=1 $(BIN)/python -m pytest tests/real_n8n
 
 lint: .venv/.dev ## ruff's rules
 	@$(BIN)/ruff check .
