@@ -41,6 +41,7 @@ STEP_S = 0.05
 IDLE_GRACE_S = 0.9  # an idle connection may bring one more request after the drain began; then it ends
 STOP_MARGIN_S = 5.0  # what GRACEFUL_TIMEOUT_SECONDS leaves for stopping children and closing the journal
 LINGER_S = 1.0
+RETRY_START_S = 1.0
 QUIET_PATHS = {"/healthz", "/readyz", "/health"}
 CHECKING = bool({"--check-config", "--print-config"} & set(sys.argv))  # for a person: nothing is served or logged
 
@@ -90,6 +91,7 @@ os.chdir(HERE)
 settings = checked_settings()
 if not hasattr(kept, "lock_fd"):
     kept.lock_fd = os.memfd_create("log-lock")
+    kept.served_fd = os.memfd_create("served")  # shared with all workers; not empty: one of them has come up
 
 
 # -- the worker -------------------------------------------------------------------------------------
@@ -205,7 +207,16 @@ class DrainWorker(GeventWorker):
 
     def init_process(self):
         gunicorn.http.wsgi.Response = response_class(self)
-        super().init_process()
+        try:
+            super().init_process()
+        except Exception as exc:
+            if self.booted or not os.fstat(kept.served_fd).st_size:
+                raise
+            # gunicorn would end the whole server, other workers too, for a full disk, a locked journal or an .env that
+            # a reload refused. It has served before, so it can again: exit with another code, and be started anew.
+            self.log.exception("a worker could not start, another is tried", extra={"reason": str(exc)})
+            time.sleep(RETRY_START_S)
+            sys.exit(1)
 
     def init_signals(self):
         super().init_signals()
@@ -220,6 +231,7 @@ class DrainWorker(GeventWorker):
 
     def run(self):
         self._edge = Event()
+        os.write(kept.served_fd, b".")
         for listener in self.sockets:
             listener.setblocking(1)
             # gunicorn asks the listener for its name at each connection; a closed one could not say it any more.

@@ -38,6 +38,8 @@ from app.turns.turn import Turns
 
 CHORES_INTERVAL_S = 5.0
 DRAIN_SETTLE_S = 0.2
+PUBLICATION_SETTLES_S = 2.0
+"""n8n 2.41 runs the old version for 0.1 to 0.3 s after it has answered."""
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class BridgeWorker:
         self.decisions = Decisions(self.journal, self.workflows, self.holder, settings.lease_seconds)
         self.sessions = Sessions(self.journal, self.workflows, self.decisions, autonomy, settings.max_sessions)
         self.connections = Connections(self.journal, holder=self.holder)
-        self.router = Router(self.journal)
+        self.router = Router(self.journal, settles_s=PUBLICATION_SETTLES_S if self.workflows.connected else 0.0)
         self.dead_letters = DeadLetters(self.journal, self.router, autonomy)
         self.tools = ToolsServer()
         turns = Turns(
@@ -96,6 +98,7 @@ class BridgeWorker:
         self.journal.open()
         self.tools.start()
         self.runner.start()
+        self.connections.begin()
         self._chores = gevent.spawn(self._do_chores)
         log.info("worker started", extra={"agent": self.agent_name, "turns": self.settings.max_concurrent_turns})
 
@@ -136,7 +139,8 @@ class BridgeWorker:
                             wait_s = min(wait_s, self.settings.lease_seconds)
                         self.decisions.expire()
                         retention = timedelta(days=self.settings.journal_retention_days)
-                        self.journal.forget_keys(before=datetime.now(UTC) - retention)
+                        self.journal.forget(before=datetime.now(UTC) - retention)
+                        self.connections.forget_lost()
                     finally:
                         self.journal.release(lease)
             except BaseError as exc:

@@ -11,7 +11,7 @@ from typing import Any
 
 from app.callbacks.report import ErrorReport, decode, parse_error_report
 from app.callbacks.routing import Routed, Router
-from app.errors import ConflictError, NotFoundError, SessionNotFoundError, ValidationError
+from app.errors import ConflictError, NotFoundError, SessionNotFoundError, StaleDocumentError, ValidationError
 from app.journal import Change, Journal, Once, events
 from app.journal.records import Autonomy, DeadLetter, DeadLetterReason, Registration, retry_stale
 from app.telemetry.redaction import redact, redact_text
@@ -50,7 +50,10 @@ class DeadLetters:
         )
         once = Once(f"callback:{report.idempotency_key}", {"routed": False}) if report.idempotency_key else None
         known = Once(f"letter:{letter.key}", {}) if once is None else once
-        committed = self.journal.commit(Change(once=known, puts=[letter.put()]))
+        try:
+            committed = self.journal.commit(Change(once=known, puts=[letter.put()]))
+        except StaleDocumentError:  # the letter has outlived its key
+            return Kept(letter.key, duplicate=True, routed=self.get(letter.key).state == "replayed")
         if not committed.duplicate:
             self._log(letter, json.dumps(letter.report))
         return Kept(letter.key, committed.duplicate, bool(committed.result.get("routed")))
@@ -72,7 +75,10 @@ class DeadLetters:
             size_bytes=size_bytes,
             request_id=request_id,
         )
-        committed = self.journal.commit(Change(once=Once(f"letter:{letter.key}", {}), puts=[letter.put()]))
+        try:
+            committed = self.journal.commit(Change(once=Once(f"letter:{letter.key}", {}), puts=[letter.put()]))
+        except StaleDocumentError:  # the letter has outlived its key
+            return letter.key
         if not committed.duplicate:
             self._log(letter, text)
         return letter.key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -20,6 +21,7 @@ from app.web import auth
 from app.web.bodies import read_body, read_json_body
 
 MAX_KEY_CHARS = 256
+log = logging.getLogger(__name__)
 
 
 def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
@@ -56,6 +58,8 @@ def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
                 if kept.duplicate:
                     return jsonify(routed=kept.routed, duplicate=True), 200
                 return jsonify(routed=False, deadLetterId=kept.dead_letter_id), 202
+            fields = {"repair": routed.repair, "sessionId": routed.session_id, "seq": routed.seq}
+            log.info("callback taken", extra={**fields, "duplicate": routed.duplicate})
             return _answer(routed)
 
     return blueprint

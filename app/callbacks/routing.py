@@ -12,8 +12,9 @@ from gevent.lock import BoundedSemaphore
 
 from app.callbacks.report import ErrorReport
 from app.errors import SessionNotFoundError
-from app.journal import Change, Journal, NewInput, Once, Put, events
+from app.journal import Change, Committed, Journal, NewEvent, NewInput, Once, Put, events
 from app.journal.records import Case, DeadLetter, Registration, Repair, retry_stale
+from app.n8n.connected import is_trial
 from app.repairs import policy
 
 Repairing = Literal["queued", "coalesced", "blocked", "observed", "echo"]
@@ -32,10 +33,12 @@ class Routed:
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """:ivar turnstiles: one lock for the reports of (about) one workflow. They all write its case, and among many at
+    """:ivar settles_s: for how long after a publication runs of the old version are still met.
+    :ivar turnstiles: one lock for the reports of (about) one workflow. They all write its case, and among many at
     once each write would make all the others read and decide again."""
 
     journal: Journal
+    settles_s: float = 0.0
     turnstiles: tuple[BoundedSemaphore, ...] = field(
         default_factory=lambda: tuple(BoundedSemaphore() for _ in range(64))
     )
@@ -69,28 +72,18 @@ class Router:
             raise SessionNotFoundError("No session built this workflow.")
         signature = policy.signature(report.workflow_id, report.node_name, report.error)
         case = self._case(report.workflow_id, signature, session_id=registration.session_id)
+        if self._is_echo(report):
+            return self._echo(report, registration.session_id, case, source, request_id, key, replayed)
         taken = policy.take(
             case,
             autonomy=policy.effective_autonomy(self.journal, registration.autonomy),
             repair_id=uuid.uuid4().hex,
             now_s=time.time(),
+            late=self._is_late(report, case),
         )
         begun = taken.verdict == "queued"
         repair_id = str(taken.case["repair_id"]) if begun else case.repair_id if case.state == "open" else None
-        appended = [
-            events.workflow_error(
-                workflow_id=report.workflow_id,
-                workflow_name=report.workflow_name,
-                execution=report.execution,
-                trigger=report.trigger,
-                error={**report.error, **({"node": report.node} if report.node else {})},
-                signature=signature,
-                repeat_count=case.count + 1,
-                source=source,
-                request_id=request_id,
-                repair_id=repair_id,
-            )
-        ]
+        appended = [_told(report, signature, case.count + 1, source, request_id, repair_id)]
         if taken.reason:
             appended.append(events.repair_blocked(report.workflow_id, signature, taken.reason))
         puts = [case.put(**taken.case)]
@@ -108,11 +101,43 @@ class Router:
                 add=NewInput("repair", key=repair_id or "") if begun else None,
             )
         )
-        if committed.duplicate:
-            known = committed.result
-            session_id, repair = str(known.get("sessionId", "")), known.get("repair", "queued")
-            return Routed(session_id, committed.seq, repair, duplicate=True, routed=bool(known.get("routed")))
-        return Routed(registration.session_id, committed.seq, taken.verdict)
+        return _routed(committed, registration.session_id, taken.verdict)
+
+    def _is_late(self, report: ErrorReport, case: Case) -> bool:
+        """Whether the failed run may have begun before the repair of its case was live: n8n reports in no order, and
+        production follows a publication by some tenths of a second."""
+        if case.outcome != "published":
+            return False
+        if time.time() - case.closed_at_s < self.settles_s:
+            return True
+        repair = Repair.get(self.journal, case.repair_id)
+        proof, run = (repair.trial_run_id if repair else ""), report.execution_id or ""
+        # n8n numbers its runs; this one is older than the one that proved the repair.
+        return proof.isdecimal() and run.isdecimal() and int(run) <= int(proof)
+
+    def _is_echo(self, report: ErrorReport) -> bool:
+        """Whether n8n tells of a run that is a trial of ours: its verdict is known to whoever made it."""
+        retry_of = (report.execution or {}).get("retryOf")
+        return bool(retry_of) and is_trial(self.journal, report.execution_id, retry_of=str(retry_of))
+
+    def _echo(
+        self,
+        report: ErrorReport,
+        session_id: str,
+        case: Case,
+        source: str,
+        request_id: str,
+        key: str | None,
+        replayed: DeadLetter | None,
+    ) -> Routed:
+        """Told, and nothing else: neither counted nor repaired."""
+        repair_id = case.repair_id if case.state == "open" else None
+        told = _told(report, case.signature, max(1, case.count), source, request_id, repair_id)
+        answer = {"routed": True, "sessionId": session_id, "repair": "echo"}
+        puts = [replayed.put(state="replayed", session_id=session_id)] if replayed is not None else []
+        once = Once(key, answer) if key else None
+        committed = self.journal.commit(Change(session_id=session_id, events=[told], once=once, puts=puts))
+        return _routed(committed, session_id, "echo")
 
     def _case(self, workflow_id: str, signature: str, *, session_id: str) -> Case:
         case = Case.get(self.journal, f"{workflow_id}:{signature}") or Case(
@@ -124,6 +149,36 @@ class Router:
                 # The session that it waited in was ended, and nobody can decide it any more.
                 return replace(case, state="closed", outcome="expired")
         return case
+
+
+def _told(
+    report: ErrorReport, signature: str, count: int, source: str, request_id: str, repair_id: str | None
+) -> NewEvent:
+    return events.workflow_error(
+        workflow_id=report.workflow_id,
+        workflow_name=report.workflow_name,
+        execution=report.execution,
+        trigger=report.trigger,
+        error={**report.error, **({"node": report.node} if report.node else {})},
+        signature=signature,
+        repeat_count=count,
+        source=source,
+        request_id=request_id,
+        repair_id=repair_id,
+    )
+
+
+def _routed(committed: Committed, session_id: str, repair: Repairing) -> Routed:
+    if not committed.duplicate:
+        return Routed(session_id, committed.seq, repair)
+    known = committed.result
+    return Routed(
+        str(known.get("sessionId", "")),
+        committed.seq,
+        known.get("repair", "queued"),
+        duplicate=True,
+        routed=bool(known.get("routed")),
+    )
 
 
 def _queued(

@@ -193,7 +193,7 @@ class Expect:
 class Once:
     """An idempotency key: the first change that carries it happens, later ones find ``result``.
 
-    Keys are kept until :meth:`Journal.forget_keys`.
+    Keys are kept until :meth:`Journal.forget`.
     """
 
     key: str
@@ -334,8 +334,9 @@ class Journal(Protocol):
     def held(self, name: str) -> bool:
         """Whether anybody holds an unexpired lease of this name."""
 
-    def forget_keys(self, *, before: datetime) -> int:
-        """Forget idempotency keys taken before ``before``, a bounded number of them; returns how many."""
+    def forget(self, *, before: datetime) -> int:
+        """Forget idempotency keys taken before ``before``, a bounded number of them, and the leases ``worker:…`` of
+        workers gone for a day; returns how many keys."""
 
     def watch(self, *topics: str) -> AbstractContextManager[Watch]:
         """Follow topics: ``session:<id>``, ``inputs``, or any name given in ``Change.wake``."""

@@ -294,7 +294,19 @@ class OpenConnection(Record):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return (f"session:{self.session_id}",)
+        return (f"session:{self.session_id}", f"holder:{self.holder}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker(Record):
+    """A worker that was started; ``worker:<holder>`` is the lease that says it is alive."""
+
+    KIND = "worker"
+    holder: str
+
+    @property
+    def key(self) -> str:
+        return self.holder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,8 +26,11 @@ from app.journal.writer import GroupCommitter
 
 T = TypeVar("T")
 FORGET_MAX = 5_000
+DAY_S = 86_400.0
 SESSION = "session_id, token_hash, state, created_at, last_active_at, first_seq, last_seq"
 INPUT = "i.input_id, s.session_id, i.kind, i.seq, i.key, i.turn_id, i.started_seq, i.takeovers, i.cancelled"
+# A clock that was set back must not make a dead worker's lease last: none ends later than its length from now.
+HELD = "expires_at > ? AND expires_at <= ? + ttl + 5"
 DOCUMENT = "kind, key, version, body, created_at, updated_at"
 
 
@@ -87,17 +90,17 @@ class SqliteJournal:
             now = time.time()
             row = connection.execute(
                 f"SELECT {INPUT}, s.number FROM inputs i JOIN sessions s ON s.number = i.session "  # noqa: S608
-                "LEFT JOIN leases l ON l.name = 'session:' || s.session_id AND l.expires_at > ? "
+                f"LEFT JOIN leases l ON l.name = 'session:' || s.session_id AND {HELD} "
                 "WHERE i.due_at <= ? AND l.name IS NULL "
                 # The least recently served session; in it, what was begun and lost, then the oldest.
                 "ORDER BY s.served_at, i.turn_id IS NULL, i.input_id LIMIT 1",
-                (now, now),
+                (now, now, now),
             ).fetchone()
             if row is None:
                 return None, ()
             connection.execute("UPDATE sessions SET served_at = ? WHERE number = ?", (now, row[-1]))
             found = _input(row[:-1])
-            return Claim(found, _take(connection, f"session:{found.session_id}", holder, now + ttl_s)), ()
+            return Claim(found, _take(connection, f"session:{found.session_id}", holder, now + ttl_s, ttl_s)), ()
 
         if self._read(lambda c: c.execute("SELECT 1 FROM inputs LIMIT 1").fetchone()) is None:
             return None
@@ -106,10 +109,10 @@ class SqliteJournal:
     def acquire(self, name: str, holder: str, *, ttl_s: float) -> Lease | None:
         def operation(connection: sqlite3.Connection) -> tuple[Lease | None, Iterable[str]]:
             now = time.time()
-            query = "SELECT 1 FROM leases WHERE name = ? AND expires_at > ?"
-            if connection.execute(query, (name, now)).fetchone() is not None:
+            query = f"SELECT 1 FROM leases WHERE name = ? AND {HELD}"  # noqa: S608
+            if connection.execute(query, (name, now, now)).fetchone() is not None:
                 return None, ()
-            return _take(connection, name, holder, now + ttl_s), ()
+            return _take(connection, name, holder, now + ttl_s, ttl_s), ()
 
         return self._writer.run(operation)
 
@@ -118,9 +121,9 @@ class SqliteJournal:
 
         def operation(connection: sqlite3.Connection) -> tuple[set[Lease], Iterable[str]]:
             expires_at, lost = time.time() + ttl_s, set()
-            update = "UPDATE leases SET expires_at = ? WHERE name = ? AND holder = ? AND epoch = ?"
+            update = "UPDATE leases SET expires_at = ?, ttl = ? WHERE name = ? AND holder = ? AND epoch = ?"
             for lease in wanted:
-                if not connection.execute(update, (expires_at, lease.name, lease.holder, lease.epoch)).rowcount:
+                if not connection.execute(update, (expires_at, ttl_s, lease.name, lease.holder, lease.epoch)).rowcount:
                     lost.add(lease)
             return lost, ()
 
@@ -213,15 +216,20 @@ class SqliteJournal:
         return [_document(row) for row in rows]
 
     def held(self, name: str) -> bool:
-        query = "SELECT 1 FROM leases WHERE name = ? AND expires_at > ?"
-        return self._read(lambda c: c.execute(query, (name, time.time())).fetchone()) is not None
+        query, now = f"SELECT 1 FROM leases WHERE name = ? AND {HELD}", time.time()  # noqa: S608
+        return self._read(lambda c: c.execute(query, (name, now, now)).fetchone()) is not None
 
     # -- the rest
 
-    def forget_keys(self, *, before: datetime) -> int:
+    def forget(self, *, before: datetime) -> int:
         def operation(connection: sqlite3.Connection) -> tuple[int, Iterable[str]]:
             query = "DELETE FROM once WHERE key IN (SELECT key FROM once WHERE at < ? ORDER BY at LIMIT ?)"
-            return connection.execute(query, (before.timestamp(), FORGET_MAX)).rowcount, ()
+            forgotten = connection.execute(query, (before.timestamp(), FORGET_MAX)).rowcount
+            # Workers' names are never used again, so their epochs may begin anew.
+            connection.execute(
+                "DELETE FROM leases WHERE name GLOB 'worker:*' AND expires_at < ?", (time.time() - DAY_S,)
+            )
+            return forgotten, ()
 
         return self._writer.run(operation)
 
@@ -257,11 +265,11 @@ class SqliteJournal:
         return int(version)
 
 
-def _take(connection: sqlite3.Connection, name: str, holder: str, expires_at: float) -> Lease:
+def _take(connection: sqlite3.Connection, name: str, holder: str, expires_at: float, ttl_s: float) -> Lease:
     (epoch,) = connection.execute(
-        "INSERT INTO leases VALUES (?, ?, 1, ?) ON CONFLICT (name) DO UPDATE "
-        "SET holder = excluded.holder, epoch = epoch + 1, expires_at = excluded.expires_at RETURNING epoch",
-        (name, holder, expires_at),
+        "INSERT INTO leases VALUES (?, ?, 1, ?, ?) ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, "
+        "epoch = epoch + 1, expires_at = excluded.expires_at, ttl = excluded.ttl RETURNING epoch",
+        (name, holder, expires_at, ttl_s),
     ).fetchone()
     return Lease(name, holder, epoch)
 

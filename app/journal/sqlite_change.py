@@ -223,9 +223,11 @@ def _write_inputs(
 
 def _add_input(add: NewInput, number: int, seqs: tuple[int, ...], now: float, connection: sqlite3.Connection) -> None:
     seq = add.seq if add.seq is not None else seqs[add.event or 0]
+    # What is due at once is so whatever the clock says later: it may be set back.
+    due_at = now + add.delay_s if add.delay_s else 0.0
     connection.execute(
         "INSERT INTO inputs (session, kind, seq, key, due_at) VALUES (?, ?, ?, ?, ?)",
-        (number, add.kind, seq, add.key, now + add.delay_s),
+        (number, add.kind, seq, add.key, due_at),
     )
 
 

@@ -148,12 +148,13 @@ class _Peers:
         for name in others:
             try:
                 self.socket.sendto(payload, self._address(name))
-            except BlockingIOError:
-                continue
-            except OSError:
+            except ConnectionRefusedError:
                 # Nobody listens there any more: its process was killed.
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=self._directory_fd)
+            except OSError:
+                # Its queue is full, or there is no memory now: it lives, and finds the commit by looking.
+                continue
 
     def received(self) -> Iterator[set[str]]:
         while self.socket is not None:

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from app.errors import BaseError, ConflictError, N8nError, StaleDocumentError, WorkflowNotFoundError
@@ -35,7 +36,11 @@ VERDICT_WAIT_S = 30.0
 _NODE_IDS = uuid.UUID("0b5b0f1e-2f6a-4f0b-9f0e-5a3c1f1d7a52")
 # Who owns it, and copies of what else is there; none of it is of use to an agent or in a snapshot.
 _LEFT_OUT = ("shared", "activeVersion", "parentFolder", "sourceWorkflowId", "pinData")
-_UNFINISHED = ("new", "running", "waiting", "unknown")
+_RUNNING = ("new", "running", "unknown")
+# Asleep in n8n's database, for a minute or for days: n8n itself waits for shorter waits.
+_UNFINISHED = (*_RUNNING, "waiting")
+ECHO_S = 3_600.0
+"""So long a trial whose run is not known yet may be what a callback tells of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +59,35 @@ class Intent(Record):
     def key(self) -> str:
         return intent_key(self.name)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        # ``trial:EXECUTION:VERSION``, under the run that is tried again.
+        return (self.name.rpartition(":")[0],) if self.name.startswith("trial:") else ()
+
 
 def intent_key(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def is_trial(journal: Journal, run_id: str | None, *, retry_of: str) -> bool:
+    """Whether that run, a retry of ``retry_of``, is a trial of ours; one that n8n has not named yet may be it."""
+    for known in Intent.find(journal, f"trial:{retry_of}"):
+        if known.result_id:
+            if known.result_id == run_id:
+                return True
+        elif known.stored_at is not None and (datetime.now(UTC) - known.stored_at).total_seconds() < ECHO_S:
+            return True
+    return False
+
+
+class DraftNotKeptError(N8nError):
+    """n8n took a draft and has something else afterwards, in the version ``version_id``."""
+
+    def __init__(self, version_id: str) -> None:
+        super().__init__(
+            "n8n took the workflow and saved another; look at its nodes' credentials and settings.", permanent=True
+        )
+        self.version_id = version_id
 
 
 class ConnectedWorkflows:
@@ -144,7 +175,7 @@ class ConnectedWorkflows:
         workflow stays. What it runs on between runs (static data) is left alone.
 
         :raises WorkflowNotFoundError: n8n has no such workflow.
-        :raises N8nError: n8n took it and has something else afterwards.
+        :raises DraftNotKeptError: n8n took it and has something else afterwards.
         """
         present = self._client.get_workflow(workflow_id)
         wanted = self._wanted(present, body)
@@ -160,7 +191,7 @@ class ConnectedWorkflows:
         if not holds(saved, wanted):
             if saved["versionId"] != answer["versionId"]:
                 raise ConflictError("The workflow was changed meanwhile.")
-            raise N8nError("n8n took the workflow and saved another; look at its nodes' credentials and settings.")
+            raise DraftNotKeptError(str(saved["versionId"]))
         return _plain(saved)
 
     def publish(self, workflow_id: str, *, version_id: str, fences: Sequence[Lease] = ()) -> Workflow:
@@ -284,7 +315,7 @@ class ConnectedWorkflows:
     def _ended(self, run_id: str) -> Execution:
         deadline = time.monotonic() + self._verdict_wait_s
         pause_s = 0.05
-        while (run := self._client.get_execution(run_id)).get("status") in _UNFINISHED:
+        while (run := self._client.get_execution(run_id)).get("status") in _RUNNING:
             if time.monotonic() >= deadline:
                 break
             time.sleep(pause_s)

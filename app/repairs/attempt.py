@@ -50,6 +50,9 @@ class Attempts:
         if repair is None or repair.state not in ("queued", "running", "trying"):
             return Opening(claimed.key, done=True)
         if repair.state == "trying":
+            if self.workflows.connected:
+                # n8n first: while it is away no turn is begun, and nothing is told again and again.
+                self._workflow(repair)
             return Opening(repair.repair_id, request_id=repair.request_id, facts=_facts(repair), trial=True)
         report = repair.report
         workflow = self._workflow(repair)

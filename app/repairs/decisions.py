@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -20,20 +20,30 @@ from app.errors import (
     BaseError,
     BusyError,
     ConflictError,
+    N8nError,
     NotFoundError,
     SessionNotFoundError,
     StaleDocumentError,
     WorkflowNotFoundError,
 )
 from app.journal import Change, Journal, Lease, NewInput, events
-from app.journal.records import Case, Registration, Repair, Rollback, Snapshot, retry_stale
+from app.journal.records import Case, Registration, Repair, RepairState, Rollback, Snapshot, retry_stale
 from app.n8n import Workflow, Workflows
+from app.n8n.errors import N8nConflictError, N8nRefusedError
 from app.n8n.workflows import canonical_hash, editable
 from app.repairs import policy, snapshots
 from app.telemetry.redaction import redact_text
 
 WORKFLOW_WAIT_S = 5.0
 PERSON = "person"
+_DEFAULTS: dict[str, str | int] = {
+    "timezone": "DEFAULT",
+    "saveDataErrorExecution": "DEFAULT",
+    "saveDataSuccessExecution": "DEFAULT",
+    "saveManualExecutions": "DEFAULT",
+    "saveExecutionProgress": "DEFAULT",
+    "executionTimeout": -1,
+}
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +206,13 @@ class Decisions:
             reason = "The workflow was changed after the repair was proposed; it is left as it is."
             self._end(repair, "failed", by="bridge", reason=reason)
             return
+        except (N8nRefusedError, N8nConflictError) as exc:
+            # It will never be taken as it is.
+            ending = self._ending(repair, "failed", by="bridge", reason=exc.detail, state="restoring")
+            self._tell(replace(ending, fences=[lease]))
+            with suppress(N8nError):
+                self._end_restoring(repair_id, lease)
+            return
         puts = [repair.put(state="published")]
         case = Case.get(self.journal, repair.case_key)
         if case is not None:
@@ -213,13 +230,23 @@ class Decisions:
         snapshot = Snapshot.get(self.journal, repair.snapshot_id)
         if snapshot is None:
             return repair.base_version_id
-        body, base = editable(snapshot.workflow), repair.trial_version_id or repair.base_version_id
+        body = editable(snapshot.workflow)
         try:
+            base = repair.trial_version_id or self._tried_version(repair)
             restored = self.workflows.put_draft(repair.workflow_id, body, base_version_id=base, fences=fences)
         except (ConflictError, WorkflowNotFoundError):
             log.warning("a trial's draft was changed by others and is left", extra={"workflowId": repair.workflow_id})
             return repair.base_version_id
         return str(restored["versionId"])
+
+    def _tried_version(self, repair: Repair) -> str:
+        """The version of the trial's draft, where its worker was lost between that write and the note of it."""
+        try:
+            # On the base of no version: found where it is, never written.
+            found = self.workflows.put_draft(repair.workflow_id, repair.proposal or {}, base_version_id="")
+        except ConflictError:
+            return repair.base_version_id
+        return str(found["versionId"])
 
     def _end_restoring(self, repair_id: str, lease: Lease) -> None:
         repair = Repair.get(self.journal, repair_id)
@@ -232,11 +259,27 @@ class Decisions:
         snapshot = Snapshot.get(self.journal, rollback.snapshot_id) if rollback else None
         if rollback is None or snapshot is None:
             return
+        try:
+            self._write_snapshot(rollback, snapshot, lease)
+        except (N8nRefusedError, N8nConflictError, WorkflowNotFoundError) as exc:
+            # It will never be done: an intent that stayed would be in the way of every other undo.
+            told = events.notice("error", f"The undo failed: {redact_text(exc.detail)}")
+            self._tell(
+                Change(session_id=rollback.session_id, events=[told], deletes=[rollback.delete()], fences=[lease])
+            )
+            raise
+
+    def _write_snapshot(self, rollback: Rollback, snapshot: Snapshot, lease: Lease) -> None:
+        workflow_id = rollback.workflow_id
         current = self.workflows.get(workflow_id)
         if canonical_hash(current) != snapshot.hash:
             name = f"rollback:{current.get('versionId')}"
             self.snapshot(current, cause="rollback", for_write=name, fences=[lease])
             base, body = str(current.get("versionId", "")), editable(snapshot.workflow)
+            if self.workflows.connected:
+                # n8n merges settings: one that came since goes only by its default, which n8n does not keep.
+                come = (current.get("settings") or {}).keys() & _DEFAULTS.keys() - body["settings"].keys()
+                body["settings"] = {**body["settings"], **{key: _DEFAULTS[key] for key in come}}
             written = self.workflows.put_draft(workflow_id, body, base_version_id=base, fences=[lease])
             current = {**current, "versionId": written["versionId"]}
         self._activate(current, str(current.get("versionId", "")), lease)
@@ -270,16 +313,16 @@ class Decisions:
     def _end(self, repair: Repair, outcome: str, *, by: str, reason: str = "") -> None:
         self._tell(self._ending(repair, outcome, by=by, reason=reason))
 
-    def _ending(self, repair: Repair, outcome: str, *, by: str, reason: str = "") -> Change:
+    def _ending(
+        self, repair: Repair, outcome: str, *, by: str, reason: str = "", state: RepairState = "failed"
+    ) -> Change:
         is_decision = outcome in ("rejected", "expired")
         event = (
             events.repair_decided(repair.repair_id, outcome, by=by)
             if is_decision
             else events.repair_failed(repair.workflow_id, redact_text(reason), repair_id=repair.repair_id)
         )
-        puts = [
-            repair.put(state=outcome if is_decision else "failed", decided_by=repair.decided_by or by, reason=reason)
-        ]
+        puts = [repair.put(state=outcome if is_decision else state, decided_by=repair.decided_by or by, reason=reason)]
         case = Case.get(self.journal, repair.case_key)
         if case is not None and case.repair_id == repair.repair_id:
             puts.append(case.put(**policy.closing(outcome, now_s=time.time())))

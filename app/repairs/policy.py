@@ -57,10 +57,11 @@ class Taken:
     reason: str = ""
 
 
-def take(case: Case, *, autonomy: Autonomy, repair_id: str, now_s: float) -> Taken:
+def take(case: Case, *, autonomy: Autonomy, repair_id: str, now_s: float, late: bool = False) -> Taken:
     """Decide on one more error of ``case``.
 
     :param repair_id: id of the repair to begin, if one is begun.
+    :param late: the failed run began before the case's last repair was live, so it says nothing about it.
     """
     counted: dict[str, Any] = {"count": case.count + 1}
     if autonomy == "observe":
@@ -70,6 +71,8 @@ def take(case: Case, *, autonomy: Autonomy, repair_id: str, now_s: float) -> Tak
     if case.state == "blocked":
         return Taken("blocked", counted)
     since_s = now_s - case.closed_at_s
+    if late and case.outcome == "published":
+        return Taken("coalesced", counted)
     if case.outcome in ("published", "rolled_back") and since_s < CAME_BACK_S:
         reason = (
             "The same error came back after its repair."

@@ -7,16 +7,19 @@ before the next one begins, so a worker that was overtaken changes nothing, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app.errors import ConflictError, ValidationError, WorkflowNotFoundError
 from app.journal import Change, Journal, Lease, NewEvent, events
-from app.journal.records import Autonomy, Case, Registration, Repair, Snapshot
+from app.journal.records import Autonomy, Case, Registration, Repair
 from app.n8n import Trial, Workflow, Workflows
+from app.n8n.connected import DraftNotKeptError
 from app.n8n.diff import describe, diff
+from app.n8n.errors import N8nRefusedError
+from app.n8n.javascript import new_code_problems
 from app.n8n.workflows import editable, find_node, validate
 from app.repairs import fence, policy, proof
 from app.repairs.decisions import Decisions
@@ -67,15 +70,17 @@ class Proposer:
         wanted = {**editable(base), **given}
         # n8n merges settings: what a proposal leaves out stays, and is not shown as gone.
         wanted["settings"] = {**(base.get("settings") or {}), **(given.get("settings") or {})}
-        problems = validate(wanted, needs_trigger=not is_partial(base))
+        problems = validate(wanted, needs_trigger=not is_partial(base)) or new_code_problems(base, wanted)
         if problems:
             errors = [{"path": problem.path, "message": problem.message} for problem in problems]
             lines = "; ".join(f"{e['path'] or 'workflow'}: {e['message']}" for e in errors[:5])
             raise ValidationError(f"n8n would refuse this workflow: {lines}", errors=errors)
         changes = [dict(entry) for entry in diff(base, wanted)]
-        if not changes:
+        if not changes and proposal.get("id", base["id"]) == base["id"]:
             raise ValidationError("The proposal changes nothing.")
         rules = fence.breaches(base, wanted)
+        if proposal.get("id", base["id"]) != base["id"]:
+            rules = ["A repair may not change another workflow.", *rules]
         proposed: dict[str, Any] = {"proposals": repair.proposals + 1}
         if rules:
             # A refused proposal is counted too, or an agent could try for ever.
@@ -93,8 +98,9 @@ class Proposer:
             return self._suggest(repair, [event], proposed, 'the workflow\'s autonomy is "suggest"', turn_id, lease)
         if self.workflows.has_foreign_draft(repair.workflow_id):
             return self._suggest(repair, [event], proposed, "somebody has an unpublished draft in n8n", turn_id, lease)
-        if not self.workflows.connected:
-            return self._wait(repair, [event], proposed, Trial("unverified", "no n8n connected"), turn_id, lease)
+        untried = "no n8n connected" if not self.workflows.connected else _cannot_try(repair, base, wanted, changes)
+        if untried:
+            return self._wait(repair, [event], proposed, Trial("unverified", untried), turn_id, lease)
         change = Change(
             session_id=repair.session_id,
             events=[event],
@@ -112,15 +118,25 @@ class Proposer:
         repair = _fresh(self.journal, repair_id)
         with self.decisions.on_workflow(repair.workflow_id) as held:
             fences = [lease, held]
-            autonomy = self._autonomy(repair.workflow_id)
-            if autonomy in ("observe", "suggest") and not repair.trial_version_id:
-                return self._suggest(repair, [], {}, "its autonomy was lowered meanwhile", turn_id, lease)
+            # Asked anew before each write: the brake is for what runs, too.
+            if self._is_stopped(repair):
+                return self._withdraw(repair, turn_id, fences)
             try:
                 repair = self._draft(repair, fences)
             except (ConflictError, WorkflowNotFoundError) as exc:
+                repair = _fresh(self.journal, repair_id)
                 return self._suggest(repair, [], {}, f"it could not be saved as a draft: {exc.detail}", turn_id, lease)
+            except (N8nRefusedError, DraftNotKeptError) as exc:
+                repair = _fresh(self.journal, repair_id)
+                if isinstance(exc, DraftNotKeptError):
+                    self.decisions.put_back(replace(repair, trial_version_id=exc.version_id), fences)
+                return self._failed(repair, {}, Trial("failed", exc.detail), turn_id, fences)
+            if self._is_stopped(repair):
+                return self._withdraw(repair, turn_id, fences)
             trial = self._try(repair, fences)
-            if trial.outcome == "verified" and autonomy == "auto":
+            if self._is_stopped(repair):
+                return self._withdraw(repair, turn_id, fences)
+            if trial.outcome == "verified" and self._autonomy(repair.workflow_id) == "auto":
                 self._publish(repair, trial, turn_id, fences, held)
                 return f"Verified by the run {trial.execution_id} and published. The repair is done."
             base_version_id = self.decisions.put_back(repair, fences)
@@ -128,6 +144,15 @@ class Proposer:
             if trial.outcome == "failed":
                 return self._failed(repair, changes, trial, turn_id, fences)
             return self._wait(repair, [], changes, trial, turn_id, lease)
+
+    def _is_stopped(self, repair: Repair) -> bool:
+        return self._autonomy(repair.workflow_id) in ("observe", "suggest")
+
+    def _withdraw(self, repair: Repair, turn_id: str, fences: list[Lease]) -> str:
+        """End a trial that is not allowed any more."""
+        base_version_id = self.decisions.put_back(repair, fences)
+        changes = {"base_version_id": base_version_id, "trial_version_id": ""}
+        return self._suggest(repair, [], changes, "its autonomy was lowered meanwhile", turn_id, fences[0])
 
     # -- the trial
 
@@ -148,13 +173,6 @@ class Proposer:
         return _fresh(self.journal, repair.repair_id)
 
     def _try(self, repair: Repair, fences: list[Lease]) -> Trial:
-        node_name = repair.report.get("nodeName")
-        proposal: Workflow = repair.proposal or {}
-        snapshot = Snapshot.get(self.journal, repair.snapshot_id)
-        before = find_node(snapshot.workflow, name=node_name) if snapshot else None
-        reason = proof.cannot_prove(repair.diff, proposal, node_name) or proof.may_not_repeat(before)
-        if reason:
-            return Trial("unverified", reason)
         return self.workflows.try_draft(
             repair.workflow_id,
             version_id=repair.trial_version_id,
@@ -239,6 +257,12 @@ class Proposer:
     def _autonomy(self, workflow_id: str) -> Autonomy:
         registration = Registration.get(self.journal, workflow_id)
         return policy.effective_autonomy(self.journal, registration.autonomy) if registration else "observe"
+
+
+def _cannot_try(repair: Repair, base: Workflow, wanted: Workflow, changes: Sequence[Mapping[str, Any]]) -> str:
+    """Why running the failed run again would prove nothing, or may not be done; empty: it may be tried."""
+    node_name = repair.report.get("nodeName")
+    return proof.cannot_prove(changes, wanted, node_name) or proof.may_not_repeat(find_node(base, name=node_name))
 
 
 def is_partial(workflow: Mapping[str, Any]) -> bool:

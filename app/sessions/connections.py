@@ -14,15 +14,17 @@ import gevent
 
 from app.errors import BaseError, StaleDocumentError
 from app.journal import Change, Delete, Event, Journal, Watch
-from app.journal.records import OpenConnection
+from app.journal.records import OpenConnection, Worker
 
 MAX_PER_SESSION = 5
 READ_EVENTS = 100
 LOOK_S = 30.0
 JOURNAL_AWAY_S = 0.5
+BREATH_S = 1e-6  # not 0: then the loop looks at its sockets only after fifty such pauses
 RECONNECT = {"afterMs": 500, "jitterMs": 3000}
 DRAIN_SPREAD_S = 0.5
 
+FORGET_WORKERS, FORGET_CONNECTIONS = 100, 500
 DONE, RESTART, REPLACED = 1000, 1012, 4409
 log = logging.getLogger(__name__)
 
@@ -77,13 +79,17 @@ class Connections:
         """Make a socket a reader of ``session_id``, in the journal too, so that every worker can count it; the oldest
         of six is told to go, wherever it is.
 
-        :raises SessionNotFoundError: the session was ended meanwhile.
+        :raises JournalUnavailableError: nothing was entered.
         """
         connection = Connection(uuid.uuid4().hex, session_id, socket, after)
         record = OpenConnection(connection_id=connection.connection_id, session_id=session_id, holder=self._holder)
         self._journal.commit(Change(puts=[record.put()]))
         self._open.add(connection)
-        self._replace_oldest(session_id)
+        try:
+            self._replace_oldest(session_id)
+        except BaseError:
+            self.exit(connection)
+            raise
         if self._draining:
             # Entered after everybody had been told: this one would be forgotten.
             connection.leave(RESTART, "restarting")
@@ -97,6 +103,21 @@ class Connections:
         except BaseError as exc:
             # Its holder's lease runs out with the worker; until then it is one connection too many in a list.
             log.warning("forgetting a connection failed: %s", exc)
+
+    def begin(self) -> None:
+        """Note that this worker may have connections from now on."""
+        self._journal.commit(Change(puts=[Worker(holder=self._holder).put()]))
+
+    def forget_lost(self) -> None:
+        """Remove what workers that are gone have left. A chore: a bounded part of it at a time."""
+        for worker in Worker.find(self._journal, limit=FORGET_WORKERS):
+            if worker.holder == self._holder or self._journal.held(f"worker:{worker.holder}"):
+                continue
+            left = OpenConnection.find(self._journal, f"holder:{worker.holder}", limit=FORGET_CONNECTIONS)
+            gone: list[Delete] = [Delete(OpenConnection.KIND, found.connection_id) for found in left]
+            if len(left) < FORGET_CONNECTIONS:
+                gone.append(Delete(Worker.KIND, worker.key))
+            self._journal.commit(Change(deletes=gone))
 
     def drain(self) -> None:
         """Tell every socket where to come back; the goodbyes are spread a little. Idempotent, does not block."""
@@ -129,6 +150,8 @@ class Connections:
                     continue
                 if found:
                     self._write(connection, found)
+                    # A reader that keeps up never makes a write wait, and nobody else would run during a long replay.
+                    gevent.sleep(BREATH_S)
                 elif replaced:
                     connection.leave(REPLACED, "replaced by a newer connection")
                 else:

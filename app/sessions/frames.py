@@ -17,7 +17,6 @@ from app.journal.records import Autonomy
 
 MAX_TEXT_CHARS = 100_000
 MAX_EVENTS = 1_000
-MAX_SEQ = 2**32 - 1
 
 Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 

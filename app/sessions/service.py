@@ -18,6 +18,7 @@ from app.sessions import frames
 MAX_PENDING_MESSAGES = 20
 SLEEPER_CANDIDATES = 50
 FULL_RETRY_S = 30
+_ENDED = "Its session was ended."
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Sessions:
         """Put a sleeping session back among the live ones. :raises TooManySessionsError: as :meth:`open`."""
         if session.state == "asleep":
             if self.journal.live_sessions() >= self.max_live:
-                self._sleep_one()
+                self._make_room()
             self.journal.touch(session.session_id, live=True)
 
     def close(self, session_id: str, *, reason: str) -> None:
@@ -107,6 +108,7 @@ class Sessions:
         :raises ConflictError: another open session owns it. :raises SessionNotFoundError: the session is over.
         :raises WorkflowNotFoundError: n8n has no such workflow. :raises N8nError: n8n cannot do it now.
         """
+        self._may_adopt(session_id, body.workflowId)
         if self.workflows.connected:
             workflow = self.workflows.get(body.workflowId)
             # A write of what is there already: it sets the error workflow where none is named, and nothing else.
@@ -156,6 +158,8 @@ class Sessions:
     def _close(self, session_id: str, reason: str) -> None:
         # Nobody will decide what waits here, and once the session is closed no event could tell of its end.
         waiting = Repair.find(self.journal, f"waiting:{session_id}", limit=1000)
+        # Its turn ends with the session; the chores put the trial's draft back.
+        tried = [r for r in Repair.find(self.journal, f"session:{session_id}", limit=1000) if r.state == "trying"]
         change = Change(
             session_id=session_id,
             events=[
@@ -163,7 +167,8 @@ class Sessions:
                 events.session_closed(reason),
             ],
             puts=[
-                repair.put(state="expired", decided_by="bridge", reason="Its session was ended.") for repair in waiting
+                *(repair.put(state="expired", decided_by="bridge", reason=_ENDED) for repair in waiting),
+                *(repair.put(state="restoring", reason=_ENDED) for repair in tried),
             ],
             close_session=True,
         )
@@ -194,13 +199,9 @@ class Sessions:
         retry_stale(write)
 
     def _adopt(self, session_id: str, body: frames.AdoptBody) -> tuple[Registration, bool]:
-        known = Registration.get(self.journal, body.workflowId)
+        known = self._may_adopt(session_id, body.workflowId)
         if known is not None and known.session_id == session_id:
             return known, False
-        if known is not None:
-            owner = self.journal.session(known.session_id)
-            if owner is not None and owner.state != "closed":
-                raise ConflictError("This workflow belongs to another session.")
         registration = Registration(
             version=known.version if known else 0,
             workflow_id=body.workflowId,
@@ -212,19 +213,34 @@ class Sessions:
         self.journal.commit(Change(session_id=session_id, events=[event], puts=[registration.put()]))
         return registration, True
 
+    def _may_adopt(self, session_id: str, workflow_id: str) -> Registration | None:
+        """Who has the workflow until now; :raises ConflictError: another open session."""
+        known = Registration.get(self.journal, workflow_id)
+        if known is not None and known.session_id != session_id:
+            owner = self.journal.session(known.session_id)
+            if owner is not None and owner.state != "closed":
+                raise ConflictError("This workflow belongs to another session.")
+        return known
+
     def _with_room(self, begin: Any) -> None:
         for _ in range(3):
             try:
                 begin()
                 return
             except TooManySessionsError:
-                self._sleep_one()
+                self._make_room()
         begin()
 
-    def _sleep_one(self) -> None:
-        for session in self.journal.idle_sessions(limit=SLEEPER_CANDIDATES):
+    def _make_room(self) -> None:
+        """Put idle sessions to sleep until one more fits; several, where ``MAX_SESSIONS`` was lowered."""
+        over = self.journal.live_sessions() - self.max_live + 1
+        slept = 0
+        for session in self.journal.idle_sessions(limit=max(over, 0) + SLEEPER_CANDIDATES):
+            if slept >= over:
+                break
             session_id = session.session_id
             if not self.is_connected(session_id) and not self.pending_repairs(session_id):
                 self.journal.touch(session_id, live=False)
-                return
-        raise TooManySessionsError(f"{self.max_live} sessions are in use.", retry_after_s=FULL_RETRY_S)
+                slept += 1
+        if over > 0 and not slept:
+            raise TooManySessionsError(f"{self.max_live} sessions are in use.", retry_after_s=FULL_RETRY_S)

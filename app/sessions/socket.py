@@ -23,6 +23,7 @@ from app.web.socket_io import ConnectionGone, SocketIO
 
 MAX_CONNECTIONS = 8_000
 BAD_FRAMES_MAX, BAD_FRAMES_WINDOW_S = 10, 60.0
+DRAIN_LOOK_S = 0.5
 BAD_HELLO, NO_HELLO, BUG = 4400, 4408, 1011
 
 log = logging.getLogger(__name__)
@@ -73,9 +74,15 @@ class _Served:
             self._refuse(BaseError(), BUG)
 
     def _hello(self) -> frames.Hello:
-        text = self._socket.receive(timeout=self._bridge.settings.ws_hello_timeout_seconds)
-        if text is None:
-            raise WebSocketError("No hello came in time.", close_code=NO_HELLO, code="no_hello")
+        text, deadline = None, time.monotonic() + self._bridge.settings.ws_hello_timeout_seconds
+        while text is None:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise WebSocketError("No hello came in time.", close_code=NO_HELLO, code="no_hello")
+            text = self._socket.receive(timeout=min(left_s, DRAIN_LOOK_S))
+            if text is None and self._bridge.draining:
+                # It is not among the connections yet, which are told; silent, it would hold the worker up.
+                raise DrainingError("This worker is restarting.", retry_after_s=1)
         try:
             return frames.read_hello(_text(text))
         except ValidationError as exc:

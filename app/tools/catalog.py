@@ -14,6 +14,7 @@ from app.errors import ConflictError, N8nError, NotFoundError, StaleDocumentErro
 from app.journal import Change, Claim, Journal, events
 from app.journal.records import Autonomy, Registration, Repair
 from app.n8n import Workflow, Workflows
+from app.n8n.javascript import code_problems, new_code_problems
 from app.n8n.workflows import canonical_json, editable, validate
 from app.repairs import snapshots
 from app.repairs.decisions import Decisions
@@ -205,7 +206,8 @@ class _Turn:
         return json.dumps(self._workflows.get(arguments.workflowId))
 
     def _validate(self, arguments: _Checked, tool_use_id: str) -> str:
-        problems = validate(arguments.workflow.model_dump())
+        body = arguments.workflow.model_dump()
+        problems = validate(body) or code_problems(body)
         return "valid" if not problems else "\n".join(f"{p.path or 'workflow'}: {p.message}" for p in problems)
 
     def _create(self, arguments: _Body, tool_use_id: str) -> str:
@@ -221,7 +223,7 @@ class _Turn:
         self._own(workflow_id)
         current = self._workflows.get(workflow_id)
         wanted = {**editable(current), **arguments.model_dump(exclude={"workflowId"}, exclude_none=True)}
-        _refuse_invalid(wanted)
+        _refuse_invalid(wanted, before=current)
         if canonical_json(wanted) == canonical_json(editable(current)):
             # No write, so no snapshot: undoing it would undo nothing, and hide what there is to undo.
             return json.dumps(_brief(current))
@@ -327,8 +329,8 @@ class _Turn:
         )
 
 
-def _refuse_invalid(body: Workflow) -> None:
-    problems = validate(body)
+def _refuse_invalid(body: Workflow, *, before: Workflow | None = None) -> None:
+    problems = validate(body) or new_code_problems(before or {}, body)
     if problems:
         lines = "; ".join(f"{p.path or 'workflow'}: {p.message}" for p in problems[:10])
         raise ValidationError(f"n8n would refuse this workflow: {lines}")

@@ -80,6 +80,11 @@ class Runner:
                     log.warning("claiming failed: %s", exc)
                     gevent.sleep(LOOK_S)
                     continue
+                except Exception:
+                    # The top of this greenlet: without it the worker would look alive and answer nothing.
+                    log.exception("claiming failed by a bug")
+                    gevent.sleep(LOOK_S)
+                    continue
                 if claim is None:
                     # Also by time: a delayed input becomes due, a lost worker's lease runs out, and nobody says so.
                     watch.wait(min(LOOK_S, self._lease_s / 2))
@@ -105,6 +110,9 @@ class Runner:
                     self._presence = self._journal.acquire(name, self._holder, ttl_s=self._lease_s)
             except BaseError as exc:
                 log.warning("renewing leases failed: %s", exc)
+                continue
+            except Exception:
+                log.exception("renewing leases failed by a bug")
                 continue
             for lease in lost:
                 if lease in held:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import gevent
 from flask import request
 from gunicorn.http.errors import ParseException
 
-from app.errors import BaseError, TooLargeError, ValidationError
+from app.errors import BaseError, CallerError, TooLargeError, ValidationError
 
 READ_BYTES = 65_536
 CALLBACK_READ_MAX_BYTES = 16 * 1_048_576
+PIECE_LIMIT_S = 10.0  # for READ_BYTES, or for what is left: slower senders are not waited for, in a drain least of all
 
 
 class UnsupportedMediaTypeError(BaseError):
     """The body is not declared as JSON."""
 
     code, status, close_code, title = "unsupported_media_type", 415, None, "Unsupported media type"
+
+
+class RequestTimeoutError(CallerError):
+    """The body did not come."""
+
+    code, status, title = "request_timeout", 408, "Request timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,8 @@ def read_body(limit_bytes: int, *, keep_ends_bytes: int) -> Body:
 
     At most ``CALLBACK_READ_MAX_BYTES`` are read. They are read although they are not wanted, because closing a
     connection under a sender that still sends takes the answer along; what comes after them is the worker's to cut.
+
+    :raises RequestTimeoutError: it comes too slowly. :raises ValidationError: its chunks are not well-formed.
     """
     stream = request.environ["wsgi.input"]
     head, tail, size = bytearray(), b"", 0
@@ -64,7 +74,8 @@ def read_body(limit_bytes: int, *, keep_ends_bytes: int) -> Body:
 
 def _read(stream: Any) -> bytes:
     try:
-        piece: bytes = stream.read(READ_BYTES)
+        with gevent.Timeout(PIECE_LIMIT_S, RequestTimeoutError("The body did not arrive in time.")):
+            piece: bytes = stream.read(READ_BYTES)
     except ParseException as exc:
         raise ValidationError("The body's chunks are not well-formed.") from exc
     return piece

@@ -208,3 +208,15 @@ def test_a_full_bridge_says_when_to_come_back(anonymous: BridgeServer) -> None:
         for user in users:
             user.http("DELETE", "/sessions/{sid}")
             user.disconnect()
+
+
+def test_lowering_the_number_of_sessions_takes_effect_at_once() -> None:
+    with BridgeServer({**UNLIMITED, "MAX_SESSIONS": 20}) as server:
+        for _ in range(20):
+            assert server.post("/sessions").status == 201
+        server.stop()
+        server.set_environment(MAX_SESSIONS=4)
+        server.start()
+
+        assert server.post("/sessions").status == 201
+        assert server.get("/health").json["activeSessions"] == 4

@@ -151,6 +151,17 @@ def test_refusals_below_the_application_have_the_same_shape(bridge: BridgeServer
 # -- CORS
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(bridge: BridgeServer) -> None:
+    head = (
+        f"POST /callbacks/n8n/error HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\nContent-Length: 9\r\n\r\n"
+    )
+
+    answer, _, body = bridge.raw(head.encode() + b"{", limit_s=20).partition(b"\r\n\r\n")
+
+    assert answer.split()[1] == b"408"
+    assert json.loads(body)["code"] == "request_timeout"
+
+
 def test_listed_origins_may_read_the_api_and_others_may_not(bridge: BridgeServer) -> None:
     ours = f"http://localhost:{bridge.port}"
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}

@@ -666,6 +666,16 @@ def test_a_restart_tells_where_to_come_back_and_loses_nothing(restarting: Bridge
         one.disconnect()
 
 
+def test_a_socket_that_has_not_said_hello_does_not_hold_up_a_restart(restarting: BridgeServer) -> None:
+    silent = Client(restarting).open()
+
+    restarting.term()
+
+    refused(silent, code=1012, error="draining")
+    assert restarting.wait() == 0
+    silent.disconnect()
+
+
 def test_ids_of_new_sessions_do_not_repeat(client: Connect) -> None:
     users = [client() for _ in range(3)]
     assert len({user.session_id for user in users}) == len({user.token for user in users}) == 3

@@ -493,3 +493,25 @@ def test_a_change_that_sqlite_refuses_fails_alone(journal: SqliteJournal) -> Non
     )
 
     assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Exception)] == [0, 10, 20]
+
+
+def test_a_damaged_file_is_reported_as_unavailable(path: Path) -> None:
+    with closing(SqliteJournal(path)) as journal:
+        open_session(journal)
+    with closing(sqlite3.connect(path)) as stranger:
+        stranger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = stranger.execute("SELECT rootpage FROM sqlite_master WHERE name = 'documents'").fetchone()
+    with closing(SqliteJournal(path)) as journal:
+        with path.open("r+b") as file:
+            file.seek((page - 1) * 4096)
+            file.write(b"\xff" * 4096)
+
+        with pytest.raises(JournalUnavailableError):
+            journal.commit(Change(puts=[Put("note", "n", {})]))
+
+
+def test_what_is_due_at_once_is_so_by_any_clock(journal: SqliteJournal, path: Path) -> None:
+    ask(journal, open_session(journal))
+
+    with closing(sqlite3.connect(path)) as reader:
+        assert reader.execute("SELECT due_at FROM inputs").fetchall() == [(0.0,)]

@@ -132,6 +132,12 @@ def test_what_was_before_decides_on_the_next_error(known, verdict):
     assert taken.case["count"] == known.count + 1
 
 
+def test_a_run_that_began_before_the_repair_was_live_says_nothing_about_it():
+    published = case(outcome="published", closed_at_s=999_990.0)
+    taken = policy.take(published, autonomy="auto", repair_id="r", now_s=1_000_000.0, late=True)
+    assert (taken.verdict, taken.case) == ("coalesced", {"count": 1})
+
+
 def test_attempts_go_on_counting_until_the_case_is_good_again():
     assert take(case(outcome="failed", attempts=1)).case["attempts"] == 2
     assert take(case(outcome="published", attempts=2, closed_at_s=0.0)).case["attempts"] == 1

@@ -177,6 +177,18 @@ def test_a_killed_worker_is_followed_by_a_new_one(server: BridgeServer) -> None:
     assert server.wait_log("bridge started")
 
 
+@pytest.mark.parametrize("broken", ["import nothing_there\n", "def broken(:\n"], ids=["exception", "syntax"])
+def test_a_worker_that_cannot_start_does_not_end_a_server_that_has_served(server: BridgeServer, broken: str) -> None:
+    (server.project / "wsgi.py").write_text(broken)
+    server.kill_worker()
+
+    failed = server.wait_log("a worker could not start, another is tried", level="error")
+    assert "nothing_there" in failed["reason"] or "invalid syntax" in failed["reason"]
+    (server.project / "wsgi.py").write_text(TINY_APP)
+    server.wait_healthy()
+    assert server.get("/version").json == {"version": "one"}
+
+
 # -- reloads ----------------------------------------------------------------------------------------
 
 
