@@ -1,6 +1,8 @@
 # Everything a person or CI does with this project; `make` alone lists it.
 PYTHON ?= python3
 BIN := .venv/bin
+# Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
+TEST_PROCESSES ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help install run test lint fmt check lock clean python n8n down test-n8n
 
@@ -15,7 +17,7 @@ run: .venv/.run ## start the bridge here, on http://127.0.0.1:3000 unless BIND s
 	@exec $(BIN)/gunicorn -c gunicorn.conf.py wsgi:app
 
 test: .venv/.dev ## run all tests
-	@N8N_E2E= $(BIN)/python -m pytest
+	@N8N_E2E= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 n8n: .venv/.run ## install and start a real n8n here, and connect the bridge to it by .env
 	@$(BIN)/python -m dev.local_n8n up

@@ -114,7 +114,7 @@ def test_an_agent_that_fails_says_why(bench: Bench) -> None:
     assert bench.data(session_id, "assistant_message")[0]["text"] == "I will "
 
 
-@pytest.mark.parametrize("error", [ValueError("secret text"), gevent.Timeout(1, False)], ids=repr)
+@pytest.mark.parametrize("error", [ValueError("secret text"), gevent.Timeout(1, False)], ids=["error", "timeout"])
 def test_a_bug_in_an_agent_fails_its_turn_alone(bench: Bench, error: BaseException) -> None:
     session_id = bench.session()
     bench.worker(ScriptedAgent(raises(error), says("better")))
