@@ -24,6 +24,7 @@ def create_app(settings: Settings | None = None, *, agent: Agent | None = None) 
     """
     settings = settings or load()
     app = Flask("bridge", static_folder=None)
+    # As they were written: a workflow's keys read best in n8n's own order. The attribute is the default provider's.
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config["SOCK_SERVER_OPTIONS"] = {
         "max_message_bytes": settings.max_message_bytes,
@@ -46,5 +47,6 @@ def create_app(settings: Settings | None = None, *, agent: Agent | None = None) 
 
     cli.register(app)
 
+    # Outermost, as Flask's documentation has it: whatever answers inside carries the request's id.
     app.wsgi_app = RequestIdMiddleware(app.wsgi_app)  # type: ignore[method-assign]
     return app

@@ -146,6 +146,7 @@ class BridgeWorker:
             except BaseError as exc:
                 log.warning("chores failed: %s", exc)
             except Exception:
+                # The top of this greenlet: the next round may go well, and without it nothing would be finished.
                 log.exception("chores failed by a bug")
             gevent.sleep(wait_s)
 

@@ -89,7 +89,7 @@ class SqliteJournal:
         def operation(connection: sqlite3.Connection) -> tuple[Claim | None, Iterable[str]]:
             now = time.time()
             row = connection.execute(
-                f"SELECT {INPUT}, s.number FROM inputs i JOIN sessions s ON s.number = i.session "  # noqa: S608
+                f"SELECT {INPUT}, s.number FROM inputs i JOIN sessions s ON s.number = i.session "
                 f"LEFT JOIN leases l ON l.name = 'session:' || s.session_id AND {HELD} "
                 "WHERE i.due_at <= ? AND l.name IS NULL "
                 # The least recently served session; in it, what was begun and lost, then the oldest.
@@ -109,7 +109,7 @@ class SqliteJournal:
     def acquire(self, name: str, holder: str, *, ttl_s: float) -> Lease | None:
         def operation(connection: sqlite3.Connection) -> tuple[Lease | None, Iterable[str]]:
             now = time.time()
-            query = f"SELECT 1 FROM leases WHERE name = ? AND {HELD}"  # noqa: S608
+            query = f"SELECT 1 FROM leases WHERE name = ? AND {HELD}"
             if connection.execute(query, (name, now, now)).fetchone() is not None:
                 return None, ()
             return _take(connection, name, holder, now + ttl_s, ttl_s), ()
@@ -149,7 +149,7 @@ class SqliteJournal:
             low, high = row[0] << SEQ_BITS, (row[0] + 1) << SEQ_BITS
             narrowed = f"AND type IN ({','.join('?' * len(types))}) " if types else ""
             rows = connection.execute(
-                "SELECT position, type, frame FROM events WHERE position > ? AND position < ? "  # noqa: S608
+                "SELECT position, type, frame FROM events WHERE position > ? AND position < ? "
                 f"{narrowed}ORDER BY position LIMIT ?",
                 (low + min(max(after, 0), high - low - 1), high, *types, limit),
             )
@@ -164,21 +164,21 @@ class SqliteJournal:
         return self._read(read)
 
     def session(self, session_id: str) -> Session | None:
-        query = f"SELECT {SESSION} FROM sessions WHERE session_id = ?"  # noqa: S608
+        query = f"SELECT {SESSION} FROM sessions WHERE session_id = ?"
         row = self._read(lambda c: c.execute(query, (session_id,)).fetchone())
         return _session(row) if row else None
 
     def sessions(self, *, limit: int = 100, state: str | None = None) -> list[Session]:
         states = (state,) if state else ("live", "asleep")
         query = (
-            f"SELECT {SESSION} FROM sessions WHERE state IN ({','.join('?' * len(states))}) "  # noqa: S608
+            f"SELECT {SESSION} FROM sessions WHERE state IN ({','.join('?' * len(states))}) "
             "ORDER BY last_active_at DESC, number DESC LIMIT ?"
         )
         return [_session(row) for row in self._read(lambda c: c.execute(query, (*states, limit)).fetchall())]
 
     def idle_sessions(self, *, limit: int) -> list[Session]:
         query = (
-            f"SELECT {SESSION} FROM sessions WHERE state = 'live' "  # noqa: S608
+            f"SELECT {SESSION} FROM sessions WHERE state = 'live' "
             "AND NOT EXISTS (SELECT 1 FROM inputs WHERE session = number) ORDER BY last_active_at LIMIT ?"
         )
         return [_session(row) for row in self._read(lambda c: c.execute(query, (limit,)).fetchall())]
@@ -188,22 +188,22 @@ class SqliteJournal:
 
     def pending(self, session_id: str) -> list[Input]:
         query = (
-            f"SELECT {INPUT} FROM inputs i JOIN sessions s ON s.number = i.session "  # noqa: S608
+            f"SELECT {INPUT} FROM inputs i JOIN sessions s ON s.number = i.session "
             "WHERE s.session_id = ? ORDER BY i.input_id"
         )
         return [_input(row) for row in self._read(lambda c: c.execute(query, (session_id,)).fetchall())]
 
     def get(self, kind: str, key: str) -> Document | None:
-        query = f"SELECT {DOCUMENT} FROM documents WHERE kind = ? AND key = ?"  # noqa: S608
+        query = f"SELECT {DOCUMENT} FROM documents WHERE kind = ? AND key = ?"
         row = self._read(lambda c: c.execute(query, (kind, key)).fetchone())
         return _document(row) if row else None
 
     def find(self, kind: str, group: str = "", *, limit: int = 100, before: datetime | None = None) -> list[Document]:
-        query, values = f"SELECT {DOCUMENT} FROM documents d WHERE kind = ?", [kind]  # noqa: S608
+        query, values = f"SELECT {DOCUMENT} FROM documents d WHERE kind = ?", [kind]
         if group:
             columns = ", ".join(f"d.{name}" for name in DOCUMENT.split(", "))
             query = (
-                f"SELECT {columns} FROM labels l JOIN documents d ON d.number = l.document "  # noqa: S608
+                f"SELECT {columns} FROM labels l JOIN documents d ON d.number = l.document "
                 "WHERE l.kind = ? AND l.label = ?"
             )
             values.append(group)
@@ -216,7 +216,7 @@ class SqliteJournal:
         return [_document(row) for row in rows]
 
     def held(self, name: str) -> bool:
-        query, now = f"SELECT 1 FROM leases WHERE name = ? AND {HELD}", time.time()  # noqa: S608
+        query, now = f"SELECT 1 FROM leases WHERE name = ? AND {HELD}", time.time()
         return self._read(lambda c: c.execute(query, (name, now, now)).fetchone()) is not None
 
     # -- the rest

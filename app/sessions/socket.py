@@ -70,6 +70,7 @@ class _Served:
         except BaseError as exc:
             self._refuse(exc, exc.close_code or BAD_HELLO)
         except Exception:
+            # What leaves here, Flask would answer as an HTTP page in the middle of the socket's stream.
             log.exception("connection failed by a bug")
             self._refuse(BaseError(), BUG)
 
@@ -185,6 +186,7 @@ def _follow(bridge: BridgeWorker, connection: Connection) -> None:
     except ConnectionGone:
         return
     except Exception:
+        # The top of this greenlet: without a close the client would wait for events for ever.
         log.exception("following a session failed by a bug")
         connection.socket.close(BUG, "internal")
 

