@@ -201,6 +201,15 @@ class Once:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """At most ``limit`` hits of ``key`` within any ``window_s`` seconds; exact across processes."""
+
+    key: str
+    limit: int
+    window_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class OpenSession:
     """Begin a session; refused with ``TooManySessionsError`` where ``max_live`` are live already."""
 
@@ -210,10 +219,12 @@ class OpenSession:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One atomic write. Checked first, in this order: once, fence, expects, session, inputs; then all is written.
+    """One atomic write. Checked first, in this order: once, fence, expects, session, limit, inputs; then all is
+    written.
 
     :ivar session_id: the session whose log ``events`` go to; must be open unless nothing is appended.
     :ivar once: idempotency; where the key is known already nothing else is looked at.
+    :ivar limit: counts this change as a hit, or refuses it with ``RateLimitError``; a refused change is no hit.
     :ivar fences: every one must be held, with its epoch, by its holder.
     :ivar add: inputs that are born with this change; at most ``max_pending`` of their kind may be unanswered after it.
     :ivar start: see :class:`StartInput`. ``answer``: the input that is answered for good.
@@ -227,6 +238,7 @@ class Change:
     session_id: str | None = None
     events: Sequence[NewEvent] = ()
     once: Once | None = None
+    limit: Limit | None = None
     fences: Sequence[Lease] = ()
     expects: Sequence[Expect] = ()
     open_session: OpenSession | None = None
@@ -287,6 +299,7 @@ class Journal(Protocol):
         :raises LeaseLostError: a fence is not held any more.
         :raises StaleDocumentError: an expected version differs, an input is answered already, a turn does not run, or
             a session to open exists.
+        :raises RateLimitError: over ``change.limit``; ``retry_after_s`` is long enough.
         :raises TooManyPendingError: ``max_pending`` exceeded. :raises TooManySessionsError: ``max_live`` exceeded.
         """
 
@@ -337,6 +350,15 @@ class Journal(Protocol):
     def forget(self, *, before: datetime) -> int:
         """Forget idempotency keys taken before ``before``, a bounded number of them, and the leases ``worker:…`` of
         workers gone for a day; returns how many keys."""
+
+    def hit(self, limit: Limit) -> float:
+        """Count a hit, or refuse it; returns the seconds until one more fits: 0 where it was counted.
+
+        Sliding: a hit counts for exactly ``window_s``. A refused one writes nothing, and is told from a read alone.
+        """
+
+    def take_hit(self, limit: Limit) -> bool:
+        """Take the newest hit that still counts back, whether there was one."""
 
     def watch(self, *topics: str) -> AbstractContextManager[Watch]:
         """Follow topics: ``session:<id>``, ``inputs``, or any name given in ``Change.wake``."""
