@@ -30,8 +30,15 @@ OPEN_LIMITS = {
 
 
 @contextmanager
-def running_bridge(journal: Path | None = None, **settings: str) -> Iterator[int]:
-    """A bridge with its limits off; gives its port."""
+def running_bridge(journal: Path | None = None, app: str = "wsgi:app", **settings: str) -> Iterator[int]:
+    """A bridge with its limits off, or another ``app`` on its gunicorn settings; gives its port."""
+    with running_server(journal, app, **settings) as (port, _):
+        yield port
+
+
+@contextmanager
+def running_server(journal: Path | None = None, app: str = "wsgi:app", **settings: str) -> Iterator[tuple[int, int]]:
+    """As :func:`running_bridge`; gives the port and the master's process id."""
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder, socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
         free.close()
@@ -45,11 +52,11 @@ def running_bridge(journal: Path | None = None, **settings: str) -> Iterator[int
             **settings,
         }
         with open(Path(folder, "log"), "w") as log:
-            argv = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
+            argv = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", app]
             process = subprocess.Popen(argv, cwd=PROJECT, env=environment, stdout=log, stderr=log)
         try:
             _wait_for(port, process)
-            yield port
+            yield port, process.pid
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -117,13 +124,19 @@ class Http:
         self._socket = gevent.socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
+    def get(self, path: str) -> tuple[int, bytes]:
+        return self._exchange(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n\r\n".encode())
+
     def post(self, path: str, body: bytes, token: str = "") -> tuple[int, bytes]:
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
             f"{authorization}Content-Length: {len(body)}\r\n\r\n"
         )
-        self._socket.sendall(head.encode() + body)
+        return self._exchange(head.encode() + body)
+
+    def _exchange(self, request: bytes) -> tuple[int, bytes]:
+        self._socket.sendall(request)
         data = bytearray()
         while b"\r\n\r\n" not in data:
             data += self._socket.recv(65_536)
@@ -134,6 +147,9 @@ class Http:
             data += self._socket.recv(65_536)
         return int(data[9:12]), bytes(data[head_end:])
 
+    def close(self) -> None:
+        self._socket.close()
+
 
 def quantiles(values: Sequence[float]) -> dict[str, float | int]:
     """``n``, ``p50``, ``p99`` and ``max``, rounded to a thousandth."""
@@ -143,6 +159,13 @@ def quantiles(values: Sequence[float]) -> dict[str, float | int]:
         return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
 
     return {"n": len(values), "p50": at(0.5), "p99": at(0.99), "max": at(1.0)}
+
+
+def cpu_seconds(master: int) -> float:
+    """Processor time that a master's workers have used so far; Linux only."""
+    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in children]
+    return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
