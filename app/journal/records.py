@@ -6,7 +6,7 @@ Each record knows its kind, its key and its labels, so that nobody else spells t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, ClassVar, Literal, Self
 
@@ -20,7 +20,10 @@ AUTONOMIES: tuple[Autonomy, ...] = ("observe", "suggest", "ask", "auto")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A document as a value. ``version`` is the one it was read with; 0: not stored yet."""
+    """A document as a value: what a kind adds to these two fields, its slots, is the document's body.
+
+    :ivar version: the one it was read with; 0: not stored yet.
+    """
 
     KIND: ClassVar[str]
     version: int = field(default=0, compare=False)
@@ -36,8 +39,7 @@ class Record:
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        known = {f.name for f in fields(cls)}
-        body = {name: value for name, value in document.body.items() if name in known}
+        body = {name: document.body[name] for name in cls.__slots__ if name in document.body}
         return cls(**{**body, "version": document.version, "stored_at": document.created_at})
 
     @classmethod
@@ -53,8 +55,8 @@ class Record:
     def put(self, **changes: Any) -> Put:
         """The write of this record with ``changes``, refused if somebody else wrote it since it was read."""
         new = replace(self, **changes)
-        body = asdict(new)
-        del body["version"], body["stored_at"]
+        # Not ``asdict``, which copies all that is below: it is written out before anybody could change it.
+        body = {name: getattr(new, name) for name in self.__slots__}
         return Put(self.KIND, new.key, body, new.labels, self.version)
 
     def delete(self) -> Delete:

@@ -8,6 +8,7 @@ import ipaddress
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from app.errors import AuthenticationError, NotConfiguredError
@@ -202,6 +203,7 @@ def limit_key(address: str) -> str:
     return str(parsed) if parsed is not None else address
 
 
+@lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address | None:
     """An IP address without zone, IPv4-mapped IPv6 as IPv4; ``None`` for anything else."""
     try:
