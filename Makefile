@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
 TEST_PROCESSES ?= 2
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint fmt check lock clean python n8n down test-n8n
+.PHONY: help install run test lint fmt check lock clean python n8n down test-n8n image image-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-9s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -17,7 +17,7 @@ run: .venv/.run ## start the bridge here, on http://127.0.0.1:3000 unless BIND s
 	@exec $(BIN)/gunicorn -c gunicorn.conf.py wsgi:app
 
 test: .venv/.dev ## run all tests
-	@N8N_E2E= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
+	@N8N_E2E= IMAGE_TEST= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 n8n: .venv/.run ## install and start a real n8n here, and connect the bridge to it by .env
 	@$(BIN)/python -m dev.local_n8n up
@@ -28,6 +28,12 @@ down: .venv/.run ## stop that n8n; its data in var/n8n stays
 test-n8n: .venv/.dev ## the tests on a real n8n; installs it where needed
 	@$(BIN)/python -m dev.local_n8n install
 	@N8N_E2E=1 $(BIN)/python -m pytest tests/real_n8n
+
+image: ## build the image bridge-server with docker or podman (CONTAINER=... says which)
+	@dev/image.sh build
+
+image-test: image .venv/.dev ## the tests of that image, in real containers
+	@IMAGE_TEST=1 $(BIN)/python -m pytest tests/image
 
 lint: .venv/.dev ## ruff's rules
 	@$(BIN)/ruff check .

@@ -52,10 +52,12 @@ def machine_turns() -> int:
     """Turns that this machine can carry at once: by cores and memory, what a container is allowed included."""
     cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    cpu_max = _first_line("/sys/fs/cgroup/cpu.max").split()
+    # What a container is allowed is told by cgroups, version 2, else 1.
+    old_cpu = (_first_line(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
+    cpu_max = _first_line("/sys/fs/cgroup/cpu.max").split() or list(old_cpu)
     if len(cpu_max) == 2 and cpu_max[0].isdigit():
         cores = min(cores, math.ceil(int(cpu_max[0]) / int(cpu_max[1])))
-    memory_max = _first_line("/sys/fs/cgroup/memory.max")
+    memory_max = _first_line("/sys/fs/cgroup/memory.max") or _first_line("/sys/fs/cgroup/memory/memory.limit_in_bytes")
     if memory_max.isdigit():
         memory = min(memory, int(memory_max))
     return max(2, min(8, int(2 * cores), memory // GIB))
