@@ -31,6 +31,7 @@ engine)
     echo "$engine"
     ;;
 build)
+    began=$(date +%s)
     tag=${2:-bridge-server} context=${3:-.}
     revision=$(git rev-parse HEAD 2>/dev/null || :)
     label=org.opencontainers.image.revision=$revision
@@ -43,6 +44,7 @@ build)
         case $("$engine" --version) in podman*) set -- --format=docker ;; *) set -- ;; esac
         "$engine" build "$@" --label "$label" --tag "$tag" "$context"
     fi
+    echo "$tag was built in $(($(date +%s) - began)) s"
     ;;
 *)
     echo "usage: image.sh engine | image.sh build [TAG [CONTEXT]]" >&2

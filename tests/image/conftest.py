@@ -1,4 +1,4 @@
-"""Tests of the built image. It takes an engine and a gigabyte, so they run only with IMAGE_TEST=1 (`make image-test`)."""
+"""Tests of the built image. An engine and a gigabyte are needed: only with IMAGE_TEST=1 (`make image-test`)."""
 
 from __future__ import annotations
 

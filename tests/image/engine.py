@@ -39,7 +39,13 @@ class Engine:
 
         :raises AssertionError: with ``check``, where it failed.
         """
-        done = subprocess.run(
+        done = self.run(*arguments, limit_s=limit_s)
+        assert done.returncode == 0 or not check, f"{arguments} ended with {done.returncode}: {done.stdout[-2000:]}"
+        return done.stdout.strip()
+
+    def run(self, *arguments: str, limit_s: float = COMMAND_LIMIT_S) -> subprocess.CompletedProcess[str]:
+        """As a call, but whatever becomes of it; gives its exit code too."""
+        return subprocess.run(
             [self.name, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -48,8 +54,6 @@ class Engine:
             timeout=limit_s,
             env=self._environment,
         )
-        assert done.returncode == 0 or not check, f"{arguments} ended with {done.returncode}: {done.stdout[-2000:]}"
-        return done.stdout.strip()
 
     def inspect(self, what: str, *, kind: str = "container") -> dict[str, Any]:
         found: list[dict[str, Any]] = json.loads(self("inspect", "--type", kind, what))
@@ -73,7 +77,12 @@ class Container:
     """
 
     def __init__(
-        self, engine: Engine, options: Sequence[str] = (), settings: Mapping[str, Any] | None = None, *, image: str = IMAGE
+        self,
+        engine: Engine,
+        options: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        *,
+        image: str = IMAGE,
     ) -> None:
         self.engine = engine
         self.name = f"bridge-test-{uuid.uuid4().hex[:12]}"
@@ -94,13 +103,18 @@ class Container:
         given = [f"--env={name}={value}" for name, value in self._settings.items()]
         self.engine("run", "--detach", "--name", self.name, *self._options, *given, self._image)
         try:
-            wait_for(self.healthy, limit_s=START_LIMIT_S, what=f"{self.url}/healthz")
+            wait_for(self._answers, limit_s=START_LIMIT_S, what=f"{self.url}/healthz to be 200")
         except BaseException:
             print(self.output())
             self.remove()
             raise
         self.started_s = time.monotonic() - began
         return self
+
+    def _answers(self) -> bool:
+        state = self.engine.inspect(self.name)["State"]
+        assert state["Running"], f"ended with {state['ExitCode']} before it answered"
+        return self.healthy()
 
     def __exit__(self, *_: object) -> None:
         self.remove()

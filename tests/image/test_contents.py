@@ -36,15 +36,12 @@ def test_only_what_runs_is_inside(bare: Container) -> None:
 
 
 def test_no_cache_of_the_build_is_left(bare: Container) -> None:
-    places = "('/root/.cache', '/tmp', '/var/lib/apt/lists', '/var/cache/apt')"
-    # PermissionError: root's home is closed to the bridge's user, and holds nothing that was asked for.
-    code = f"""
-import os, pathlib
-for place in map(pathlib.Path, {places}):
-    size = sum(p.stat().st_size for p in place.rglob('*') if p.is_file()) if os.access(place, os.R_OK) else 0
-    print(place, size)
-"""
-    assert {line.split()[1] for line in bare.python(code).splitlines()} == {"0"}
+    places = ("/root/.cache", "/tmp", "/var/lib/apt/lists", "/var/cache/apt")
+    code = (
+        "import pathlib, sys; print([str(p) for a in sys.argv[1:] for p in pathlib.Path(a).rglob('*') if p.is_file()])"
+    )
+    # As root: its home is closed to the bridge's user.
+    assert bare.engine("exec", "--user=0", bare.name, "python", "-c", code, *places) == "[]"
 
 
 def test_the_packages_are_compiled_for_the_bridges_python(bare: Container) -> None:
@@ -89,5 +86,5 @@ def test_what_the_image_says_of_itself(engine: Engine) -> None:
     assert said["StopSignal"] in ("SIGTERM", "15")
     assert said["Entrypoint"] == ["tini", "--"]
     assert said["Cmd"][0] == "gunicorn"
-    assert said["Healthcheck"]["Test"][:2] == ["CMD", "python"]
+    assert (said.get("Healthcheck") or config["Healthcheck"])["Test"][:2] == ["CMD", "python"]
     assert not [value for value in said["Env"] if "TOKEN" in value or "SECRET" in value or "KEY" in value]

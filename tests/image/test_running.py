@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 
-from tests.image.engine import Container, Engine
+from tests.image.engine import IMAGE, Container, Engine
 from tests.support.client import Client
 from tests.support.server import wait_for
 
@@ -28,10 +27,8 @@ def test_a_bare_start_answers_and_says_what_is_missing(bare: Container, engine: 
 def test_the_health_check_passes_where_it_listens_and_fails_elsewhere(bare: Container) -> None:
     probe = bare.engine.inspect(bare.name)["Config"]["Healthcheck"]["Test"][1:]
 
-    bare.run(*probe)
-    assert bare.engine("exec", "--env=BIND=0.0.0.0:1", bare.name, *probe, check=False) == ""
-    code = f"import subprocess; print(subprocess.run({probe!r}, env={{'BIND': '0.0.0.0:1'}}).returncode)"
-    assert bare.python(code.replace("'python'", "__import__('sys').executable", 1)) == "1"
+    for bind, code in (("0.0.0.0:3000", 0), ("0.0.0.0:1", 1)):
+        assert bare.engine.run("exec", f"--env=BIND={bind}", bare.name, *probe).returncode == code
 
 
 def test_the_engine_finds_it_healthy(bare: Container) -> None:
@@ -112,13 +109,19 @@ with tempfile.TemporaryDirectory() as home:
     assert "returncode=0" in said and "(Claude Code)" in said
 
 
-def test_a_hup_reaches_gunicorn_through_tini_and_reloads(engine: Engine) -> None:
-    with Container(engine) as container:
+def test_a_hup_reaches_gunicorn_through_tini_and_brings_new_settings(engine: Engine, volume: str) -> None:
+    mounted = f"--volume={volume}:/data"
+    write = "import sys; open('/data/bridge.env', 'w').write(sys.argv[1])"
+    engine("run", "--rm", mounted, "--entrypoint=python", IMAGE, "-c", write, "N8N_CALLBACK_SECRET=\n")
+
+    with Container(engine, [mounted, "--read-only", "--tmpfs=/tmp"], {"ENV_FILE": "/data/bridge.env"}) as container:
+        assert container.get("/health").json["configured"]["callbacks"] is False
+        container.run("python", "-c", write, "N8N_CALLBACK_SECRET=callback-secret-now\n")
         container.kill("HUP")
         wait_for(lambda: container.messages().count("worker started") == 2, limit_s=20, what="a new worker")
         wait_for(lambda: "Graceful shutdown complete" in container.messages(), limit_s=20, what="the old one's end")
 
-        assert container.get("/health").status == 200
+        assert container.get("/health").json["configured"]["callbacks"] is True
         assert container.stop() == 0
         assert container.messages().count("Graceful shutdown complete") == 2
 
@@ -130,15 +133,12 @@ def test_an_idle_container_stops_by_itself(engine: Engine) -> None:
         engine.figures.append(f"stop, idle: {container.stopped_s:.2f} s")
 
         assert code == 0
-        started, complete = (
-            next(line["timestamp"] for line in container.log() if line["message"] == f"Graceful shutdown {step}")
-            for step in ("started", "complete")
-        )
-        assert started <= complete <= time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + 60))
+        steps = [message for message in container.messages() if message.startswith("Graceful shutdown")]
+        assert steps == ["Graceful shutdown started", "Graceful shutdown complete"]
 
 
 def test_wrong_settings_end_the_start_with_one_line(engine: Engine) -> None:
-    said = engine("run", "--rm", "--env=MAX_SESSIONS=many", "bridge-server", check=False)
+    said = engine("run", "--rm", "--env=MAX_SESSIONS=many", IMAGE, check=False)
 
     (line,) = (json.loads(text) for text in said.splitlines())
     assert line["level"] == "critical" and line["message"].startswith("MAX_SESSIONS")

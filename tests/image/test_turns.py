@@ -62,8 +62,7 @@ def test_a_turn_that_ends_within_the_grace_is_completed(engine: Engine, volume: 
             engine.figures.append(f"stop, a turn that ends by itself: {first.stopped_s:.2f} s")
 
             assert code == 0
-            finished = [line for line in first.log() if line["message"] == "Claude execution complete"]
-            assert [line["outcome"] for line in finished] in ([], ["completed"])
+            assert "Graceful shutdown complete" in first.messages()
 
         with Container(engine, options(volume), settings) as second:
             client.server = second  # type: ignore[assignment]
