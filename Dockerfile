@@ -49,4 +49,5 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-IS", "app/ops/probe.py"]
 ENTRYPOINT ["tini", "--"]
-CMD ["gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
+# A stop that comes in the first second waits until gunicorn can obey it; gunicorn.conf.py lets the signals through.
+CMD ["env", "--block-signal=TERM,INT,HUP", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]

@@ -42,11 +42,15 @@ IDLE_GRACE_S = 0.9  # an idle connection may bring one more request after the dr
 STOP_MARGIN_S = 5.0  # what GRACEFUL_TIMEOUT_SECONDS leaves for stopping children and closing the journal
 LINGER_S = 1.0
 RETRY_START_S = 1.0
+EARLY_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
 QUIET_PATHS = {"/healthz", "/readyz", "/health"}
 CHECKING = bool({"--check-config", "--print-config"} & set(sys.argv))  # for a person: nothing is served or logged
 
 # What outlives a reload; this file is executed anew by each.
 kept = sys.modules.setdefault("bridge_master", types.ModuleType("bridge_master"))
+if not CHECKING and not hasattr(kept, "lock_fd"):
+    # At the start: what comes before the master's handlers stand waits for them (when_ready).
+    signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
 logs = runpy.run_path(str(HERE / "app" / "telemetry" / "logs.py"), run_name="bridge_logs")
 
 
@@ -222,6 +226,7 @@ class DrainWorker(GeventWorker):
         super().init_signals()
         # Ctrl-C reaches workers too; the master is who tells them. A handler, for SIG_IGN would pass to our children.
         signal.signal(signal.SIGINT, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
 
     def notify(self):
         self.tmp.notify()
@@ -360,6 +365,7 @@ def when_ready(server):
     on_reload(server)
     server.handle_hup = lambda: reload_if_good(server)
     server.handle_int = server.handle_term  # a second one, while it stops, is gunicorn's quick shutdown
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
 
 
 def reload_if_good(server):
@@ -386,7 +392,10 @@ def asked_to_stop(signals):
 
 
 def post_fork(server, worker):
-    # Until its own handlers stand, a worker would lose signals in the master's queue; there is nothing to finish yet.
+    # A worker would lose signals in the master's queue; they wait until its own handlers stand (init_signals).
+    signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
+    if asked_to_stop(server.SIG_QUEUE):  # in our copy of it: since the fork, or the master is about to say so again
+        os.kill(os.getpid(), signal.SIGTERM)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

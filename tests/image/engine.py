@@ -100,8 +100,7 @@ class Container:
 
     def __enter__(self) -> Self:
         began = time.monotonic()
-        given = [f"--env={name}={value}" for name, value in self._settings.items()]
-        self.engine("run", "--detach", "--name", self.name, *self._options, *given, self._image)
+        self.start()
         try:
             wait_for(self._answers, limit_s=START_LIMIT_S, what=f"{self.url}/healthz to be 200")
         except BaseException:
@@ -110,6 +109,11 @@ class Container:
             raise
         self.started_s = time.monotonic() - began
         return self
+
+    def start(self) -> None:
+        """Run it, and wait for nothing."""
+        given = [f"--env={name}={value}" for name, value in self._settings.items()]
+        self.engine("run", "--detach", "--name", self.name, *self._options, *given, self._image)
 
     def _answers(self) -> bool:
         state = self.engine.inspect(self.name)["State"]

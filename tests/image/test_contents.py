@@ -85,6 +85,6 @@ def test_what_the_image_says_of_itself(engine: Engine) -> None:
     assert list(said["Volumes"]) == ["/data"]
     assert said["StopSignal"] in ("SIGTERM", "15")
     assert said["Entrypoint"] == ["tini", "--"]
-    assert said["Cmd"][0] == "gunicorn"
+    assert said["Cmd"][-3:] == ["-c", "gunicorn.conf.py", "wsgi:app"]
     assert (said.get("Healthcheck") or config["Healthcheck"])["Test"][:2] == ["CMD", "python"]
     assert not [value for value in said["Env"] if "TOKEN" in value or "SECRET" in value or "KEY" in value]

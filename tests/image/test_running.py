@@ -137,6 +137,18 @@ def test_an_idle_container_stops_by_itself(engine: Engine) -> None:
         assert steps == ["Graceful shutdown started", "Graceful shutdown complete"]
 
 
+def test_a_stop_right_after_the_start_is_obeyed_too(engine: Engine) -> None:
+    container = Container(engine)
+    try:
+        container.start()
+        code = container.stop()
+
+        assert code == 0
+        assert {"Graceful shutdown started", "Graceful shutdown complete"} <= set(container.messages())
+    finally:
+        container.remove()
+
+
 def test_wrong_settings_end_the_start_with_one_line(engine: Engine) -> None:
     said = engine("run", "--rm", "--env=MAX_SESSIONS=many", IMAGE, check=False)
 

@@ -427,3 +427,24 @@ def test_check_config_accepts_the_bridge(tmp_path: Path) -> None:
 def test_check_config_leaves_no_journal(tmp_path: Path) -> None:
     check_config(PROJECT, JOURNAL_PATH=str(tmp_path / "journal.db"), ENV_FILE="/dev/null")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_the_master_starts_is_obeyed_when_it_can_be(tmp_path: Path, number: int) -> None:
+    server = BridgeServer(project=tiny_project(tmp_path / "project"))
+    try:
+        server.start(wait=False)
+        # The first that it does is to ask a child for its settings.
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+        wait_for(lambda: children.read_text() or server.raw_lines(), what="a child of the master")
+        server.send_signal(number)
+
+        assert server.wait() == 0
+        wait_for(lambda: server.log_lines("Shutting down: Master"), what="the master's last line")
+        assert [line["message"] for line in server.log_lines() if line["message"].startswith("bridge ")] == [
+            "bridge started",
+            "bridge drained",
+            "bridge stopped",
+        ]
+    finally:
+        server.close()
