@@ -202,7 +202,8 @@ class Once:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most ``limit`` hits of ``key`` within any ``window_s`` seconds; exact across processes."""
+    """At most ``limit`` hits (1 or more) of ``key`` within any ``window_s`` seconds (up to an hour); exact across
+    processes. It may change between two hits of a key."""
 
     key: str
     limit: int
@@ -348,8 +349,8 @@ class Journal(Protocol):
         """Whether anybody holds an unexpired lease of this name."""
 
     def forget(self, *, before: datetime) -> int:
-        """Forget idempotency keys taken before ``before``, a bounded number of them, and the leases ``worker:…`` of
-        workers gone for a day; returns how many keys."""
+        """Forget idempotency keys taken before ``before`` and hits of an hour ago, a bounded number of each, and the
+        leases ``worker:…`` of workers gone for a day; returns how many keys."""
 
     def hit(self, limit: Limit) -> float:
         """Count a hit, or refuse it; returns the seconds until one more fits: 0 where it was counted.

@@ -17,7 +17,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from app.errors import JournalUnavailableError
-from app.journal import PAGE_BYTES, Change, Claim, Committed, Document, Event, Input, Lease, Session, Watch
+from app.journal import (
+    PAGE_BYTES,
+    Change,
+    Claim,
+    Committed,
+    Document,
+    Event,
+    Input,
+    Lease,
+    Limit,
+    Session,
+    Watch,
+    sqlite_hits,
+)
 from app.journal.sqlite_change import apply, count_live, prepare, set_state
 from app.journal.sqlite_schema import SEQ_BITS, connect
 from app.journal.sqlite_schema import prepare as prepare_file
@@ -138,6 +151,20 @@ class SqliteJournal:
 
         self._writer.run(operation)
 
+    def hit(self, limit: Limit) -> float:
+        def operation(connection: sqlite3.Connection) -> tuple[float, Iterable[str]]:
+            return sqlite_hits.add(connection, limit, time.time()), ()
+
+        # What is refused costs the writer nothing, so that a flood of it holds nobody up.
+        wait_s = self._read(lambda c: sqlite_hits.wait_s(c, limit, time.time()))
+        return wait_s if wait_s > 0 else self._writer.run(operation)
+
+    def take_hit(self, limit: Limit) -> bool:
+        def operation(connection: sqlite3.Connection) -> tuple[bool, Iterable[str]]:
+            return sqlite_hits.take(connection, limit, time.time()), ()
+
+        return self._read(lambda c: sqlite_hits.any_counts(c, limit, time.time())) and self._writer.run(operation)
+
     # -- reads
 
     def events(self, session_id: str, *, after: int = 0, limit: int = 200, types: Sequence[str] = ()) -> list[Event]:
@@ -229,6 +256,7 @@ class SqliteJournal:
             connection.execute(
                 "DELETE FROM leases WHERE name GLOB 'worker:*' AND expires_at < ?", (time.time() - DAY_S,)
             )
+            sqlite_hits.forget(connection, time.time(), FORGET_MAX)
             return forgotten, ()
 
         return self._writer.run(operation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 
 from app.errors import (
     LeaseLostError,
+    RateLimitError,
     SessionNotFoundError,
     StaleDocumentError,
     TooManyPendingError,
     TooManySessionsError,
 )
-from app.journal import Change, Committed, NewEvent, NewInput, Put
+from app.journal import Change, Committed, NewEvent, NewInput, Put, sqlite_hits
 from app.journal.sqlite_schema import SEQ_BITS
 
 Row = tuple[int, str, int]
@@ -70,6 +72,10 @@ def apply(prepared: Prepared, connection: sqlite3.Connection) -> tuple[Committed
     _check_fences(change, connection)
     _check_versions(change, connection)
     session = _check_session(change, connection, now)
+    if change.limit is not None:
+        wait_s = sqlite_hits.add(connection, change.limit, now)
+        if wait_s > 0:
+            raise RateLimitError("Too many; come back later.", retry_after_s=max(1, math.ceil(wait_s)))
     _check_inputs(change, session, connection)
 
     seqs: tuple[int, ...] = ()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from app.errors import ConfigError
 
-SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 2.0
 SEQ_BITS = 32
 """An event's row id is its session's number and its own: ``number << SEQ_BITS | seq``. One B-tree, in reading order."""
@@ -17,7 +16,7 @@ NETWORK_FILE_SYSTEMS = {
     *("nfs", "nfs4", "smb3", "smbfs"),
 }
 
-TABLES = """
+FIRST = """
 CREATE TABLE sessions (
     number INTEGER PRIMARY KEY,
     session_id TEXT NOT NULL UNIQUE,
@@ -75,9 +74,19 @@ CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT RO
 INSERT INTO counters VALUES ('live_sessions', 0);
 """
 
+# A key's hits are numbered as they come, so whether one more fits is one row's time, whatever the limit is.
+HITS = """
+CREATE TABLE hits (key TEXT NOT NULL, n INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (key, n)) WITHOUT ROWID;
+CREATE INDEX hits_by_age ON hits (at);
+"""
+
+STEPS = (FIRST, HITS)
+"""What each version of the schema adds to the one before. A step that was released is never changed."""
+SCHEMA_VERSION = len(STEPS)
+
 
 def prepare(path: Path) -> None:
-    """Create the file and its tables where they are missing.
+    """Create the file and its tables where they are missing, and bring an older version's up to date.
 
     :raises ConfigError: the folder cannot be used, or a newer version of the bridge wrote the file.
     :raises sqlite3.Error: the file cannot be opened or is not a database.
@@ -94,9 +103,10 @@ def prepare(path: Path) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            for statement in TABLES.split(";\n"):
-                connection.execute(statement)
+        if version < SCHEMA_VERSION:
+            for step in STEPS[version:]:
+                for statement in step.split(";\n"):
+                    connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
         if version > SCHEMA_VERSION:

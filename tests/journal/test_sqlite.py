@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import gevent
 import pytest
 
 from app.errors import BaseError, ConfigError, JournalUnavailableError
-from app.journal import Change, Lease, Put
+from app.journal import Change, Lease, Limit, Put
 from app.journal.sqlite import SqliteJournal
+from app.journal.sqlite_schema import FIRST
 
 from .backends import sqlite as sqlite_backend
 from .steps import (
@@ -515,3 +517,63 @@ def test_what_is_due_at_once_is_so_by_any_clock(journal: SqliteJournal, path: Pa
 
     with closing(sqlite3.connect(path)) as reader:
         assert reader.execute("SELECT due_at FROM inputs").fetchall() == [(0.0,)]
+
+
+def test_a_file_of_the_first_version_is_taken_over(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as stranger:
+        stranger.executescript(f"PRAGMA journal_mode = WAL; {FIRST}; PRAGMA user_version = 1")
+        stranger.execute("INSERT INTO once VALUES ('kept', 0, '{}', 1)")
+        stranger.commit()
+
+    with closing(SqliteJournal(path)) as journal:
+        session_id = open_session(journal)
+        append(journal, session_id, "goes on")
+        assert [journal.hit(Limit("k", 1)) == 0 for _ in range(2)] == [True, False]
+
+    with closing(SqliteJournal(path)) as journal:
+        assert texts(journal, session_id) == ["goes on"]
+        assert journal.forget(before=datetime.now(UTC)) == 1
+
+
+def test_a_refused_hit_does_not_wait_for_a_writer(path: Path, journal: SqliteJournal) -> None:
+    one = Limit("k", 1)
+    assert journal.hit(one) == 0
+    committed = journal.transactions
+    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+
+        assert journal.hit(one) > 0
+        assert journal.take_hit(Limit("nobody's", 1)) is False
+        with pytest.raises(JournalUnavailableError):
+            journal.hit(Limit("another", 1))
+    assert journal.transactions == committed
+
+
+def test_a_clock_that_was_set_back_locks_no_key(path: Path, journal: SqliteJournal) -> None:
+    wanted = Limit("k", 3)
+    assert [journal.hit(wanted) for _ in range(3)] == [0, 0, 0]
+    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+        stranger.execute("UPDATE hits SET at = at + 3600")
+
+    assert journal.take_hit(wanted) is False
+    assert [journal.hit(wanted) == 0 for _ in range(4)] == [True, True, True, False]
+    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+        stranger.execute("UPDATE hits SET at = at + 2 WHERE n > 3")
+    assert journal.take_hit(wanted) is True, "a little ahead is still believed"
+    assert [journal.hit(wanted) == 0 for _ in range(2)] == [True, False]
+
+
+def test_hits_that_no_longer_count_leave_the_file(path: Path, journal: SqliteJournal) -> None:
+    for _ in range(20):
+        together([partial(journal.hit, Limit("busy", 1000, 0.01)) for _ in range(50)])
+        gevent.sleep(0.011)
+    together([partial(journal.hit, Limit(f"seen once {n}", 10)) for n in range(100)])
+    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+        (busy,) = stranger.execute("SELECT count(*) FROM hits WHERE key = 'busy'").fetchone()
+        assert busy < 200
+        stranger.execute("UPDATE hits SET at = at - 3700")
+
+    journal.forget(before=datetime.now(UTC))
+
+    with closing(sqlite3.connect(path)) as stranger:
+        assert stranger.execute("SELECT count(*) FROM hits").fetchone() == (0,)
