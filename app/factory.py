@@ -13,6 +13,8 @@ from app.sessions.routes import sessions_blueprint
 from app.sessions.socket import socket_blueprint
 from app.settings import Settings, load
 from app.web import problems, security, socket_io
+from app.web.limiter import DeclaredLimits
+from app.web.refusals import RefusedHealth
 from app.web.request_id import RequestIdMiddleware
 
 
@@ -36,17 +38,21 @@ def create_app(settings: Settings | None = None, *, agent: Agent | None = None) 
 
     socket_io.install()
     problems.register(app)
+    problems.register_failed_authentication(app, bridge.limits.failed_authentication)
     security.register(app, settings)
 
-    app.register_blueprint(probes_blueprint(bridge))  # auth: none
+    declared = DeclaredLimits(app, bridge.limits)
+    app.register_blueprint(probes_blueprint(bridge, count_health=declared.check("health")))  # auth: none
     app.register_blueprint(brake_blueprint(bridge))  # auth: access
     app.register_blueprint(sessions_blueprint(bridge))  # auth: access or session, stated in each view
-    app.register_blueprint(socket_blueprint(bridge))  # auth: Origin before the upgrade, then the hello frame
+    # auth: Origin before the upgrade, then the hello frame
+    app.register_blueprint(socket_blueprint(bridge, count_handshake=declared.check("ws")))
     app.register_blueprint(callbacks_blueprint(bridge))  # auth: callback secret
     app.register_blueprint(dead_letters_blueprint(bridge))  # auth: access
 
     cli.register(app)
 
+    app.wsgi_app = RefusedHealth(app.wsgi_app, bridge.limits)  # type: ignore[method-assign]
     # Outermost, as Flask's documentation has it: whatever answers inside carries the request's id.
     app.wsgi_app = RequestIdMiddleware(app.wsgi_app)  # type: ignore[method-assign]
     return app

@@ -35,6 +35,7 @@ from app.tools.server import ToolsServer
 from app.turns.runner import Runner
 from app.turns.transcripts import JournalTranscripts
 from app.turns.turn import Turns
+from app.web.limits import Limits
 
 CHORES_INTERVAL_S = 5.0
 DRAIN_SETTLE_S = 0.2
@@ -59,11 +60,14 @@ class BridgeWorker:
         self.draining = False
         self.journal = SqliteJournal(settings.journal_path, opened=False)
         self.workflows = _workflows(settings, self.journal)
+        self.limits = Limits(settings, self.journal)
         transcripts = JournalTranscripts(self.journal)
         self.agent: Agent = agent or _agent(settings, transcripts)
         autonomy = settings.heal_autonomy
         self.decisions = Decisions(self.journal, self.workflows, self.holder, settings.lease_seconds)
-        self.sessions = Sessions(self.journal, self.workflows, self.decisions, autonomy, settings.max_sessions)
+        self.sessions = Sessions(
+            self.journal, self.workflows, self.decisions, autonomy, settings.max_sessions, self.limits
+        )
         self.connections = Connections(self.journal, holder=self.holder)
         self.router = Router(self.journal, settles_s=PUBLICATION_SETTLES_S if self.workflows.connected else 0.0)
         self.dead_letters = DeadLetters(self.journal, self.router, autonomy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from flask import Blueprint, Response, jsonify, request, send_from_directory
@@ -21,8 +22,11 @@ CONSOLE = Path(__file__).parent.parent / "console"
 STARTED_AT = time.monotonic()
 
 
-def probes_blueprint(bridge: BridgeWorker) -> Blueprint:
-    """``/healthz``, ``/readyz``, ``/health`` and the page; auth: none."""
+def probes_blueprint(bridge: BridgeWorker, *, count_health: Callable[[], None]) -> Blueprint:
+    """``/healthz``, ``/readyz``, ``/health`` and the page; auth: none.
+
+    :param count_health: counts the request, or raises ``RateLimitError``.
+    """
     blueprint = Blueprint("probes", __name__)
     settings = bridge.settings
 
@@ -38,6 +42,7 @@ def probes_blueprint(bridge: BridgeWorker) -> Blueprint:
 
     @blueprint.get("/health")
     def health() -> Response:
+        count_health()
         return jsonify(
             status="ok",
             version=VERSION,

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,6 +45,7 @@ class Connection:
     """One socket after its ``hello``. Its greenlet :meth:`follow` is the only one that sends events.
 
     :ivar cursor: number of the last event that was written to the socket.
+    :ivar before_restart: called before a drain closes the socket.
     """
 
     connection_id: str
@@ -55,6 +57,7 @@ class Connection:
     received: int = 0
     watch: Watch | None = None
     leaving: tuple[int, str] | None = None
+    before_restart: Callable[[], None] | None = None
 
     def leave(self, code: int, reason: str) -> None:
         """Have the socket closed with ``code`` by its own greenlet, after what it is writing."""
@@ -75,13 +78,15 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def enter(self, session_id: str, socket: Socket, *, after: int) -> Connection:
+    def enter(
+        self, session_id: str, socket: Socket, *, after: int, before_restart: Callable[[], None] | None = None
+    ) -> Connection:
         """Make a socket a reader of ``session_id``, in the journal too, so that every worker can count it; the oldest
         of six is told to go, wherever it is.
 
         :raises JournalUnavailableError: nothing was entered.
         """
-        connection = Connection(uuid.uuid4().hex, session_id, socket, after)
+        connection = Connection(uuid.uuid4().hex, session_id, socket, after, before_restart=before_restart)
         record = OpenConnection(connection_id=connection.connection_id, session_id=session_id, holder=self._holder)
         self._journal.commit(Change(puts=[record.put()]))
         self._open.add(connection)
@@ -168,6 +173,9 @@ class Connections:
 
     def _goodbye(self, connection: Connection, code: int, reason: str) -> None:
         if code == RESTART:
+            # Durable before the client is told to come back; who closes together is counted in one transaction.
+            if connection.before_restart is not None:
+                connection.before_restart()
             reconnect = {**RECONNECT, "sessionId": connection.session_id, "lastSeq": connection.cursor}
             connection.socket.send(json.dumps({"type": "server_shutdown", "reconnect": reconnect}))
         connection.socket.close(code, reason)

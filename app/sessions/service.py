@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from app.errors import ConflictError, NotFoundError, SessionNotFoundError, StaleDocumentError, TooManySessionsError
+from app.errors import (
+    ConflictError,
+    NotFoundError,
+    RateLimitError,
+    SessionNotFoundError,
+    StaleDocumentError,
+    TooManySessionsError,
+)
 from app.journal import Change, Journal, NewInput, Once, OpenSession, Session, events
 from app.journal.records import Autonomy, OpenConnection, Registration, Repair, retry_stale
 from app.n8n import Workflows
 from app.n8n.workflows import editable
 from app.repairs.decisions import PERSON, Decisions
 from app.sessions import frames
+from app.web.limits import Limits, refused_by_change
 
 MAX_PENDING_MESSAGES = 20
 SLEEPER_CANDIDATES = 50
@@ -30,6 +38,7 @@ class Sessions:
     decisions: Decisions
     autonomy: Autonomy
     max_live: int
+    limits: Limits
 
     # -- life
 
@@ -66,6 +75,7 @@ class Sessions:
     def post_message(self, session_id: str, body: frames.MessageBody, *, request_id: str | None) -> int:
         """Append a message and queue its turn; returns its number. The same ``clientMessageId`` appends once.
 
+        :raises RateLimitError: too many in a minute; checked before what waits, after what was said already.
         :raises TooManyPendingError: 20 wait for an answer. :raises SessionNotFoundError: the session is over.
         """
         key = f"message:{session_id}:{body.clientMessageId}" if body.clientMessageId else None
@@ -74,10 +84,14 @@ class Sessions:
             session_id=session_id,
             events=[event],
             once=Once(key) if key else None,
+            limit=self.limits.messages(session_id),
             add=NewInput("chat"),
             max_pending=MAX_PENDING_MESSAGES,
         )
-        return self.journal.commit(change).seq
+        try:
+            return self.journal.commit(change).seq
+        except RateLimitError as exc:
+            raise refused_by_change("messages", exc) from exc
 
     def command(self, session_id: str, command: frames.Command) -> None:
         """Do what a command frame asks; when this returns it is durable.

@@ -6,13 +6,23 @@ import json
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
 from flask import Blueprint, request
 from flask_sock import Sock
 
-from app.errors import BaseError, BusyError, DrainingError, ForbiddenOriginError, ValidationError, WebSocketError
+from app.errors import (
+    AuthenticationError,
+    BaseError,
+    BusyError,
+    DrainingError,
+    ForbiddenOriginError,
+    ValidationError,
+    WebSocketError,
+)
 from app.lifecycle import BridgeWorker
 from app.sessions import frames
 from app.sessions.connections import Connection
@@ -29,8 +39,11 @@ BAD_HELLO, NO_HELLO, BUG = 4400, 4408, 1011
 log = logging.getLogger(__name__)
 
 
-def socket_blueprint(bridge: BridgeWorker) -> Blueprint:
-    """The blueprint of ``/ws``. Whatever may refuse does so before the upgrade, or is a frame after it."""
+def socket_blueprint(bridge: BridgeWorker, *, count_handshake: Callable[[], None]) -> Blueprint:
+    """The blueprint of ``/ws``. Whatever may refuse does so before the upgrade, or is a frame after it.
+
+    :param count_handshake: counts the request, or raises ``RateLimitError``.
+    """
     blueprint = Blueprint("socket", __name__)
     sock = Sock()
 
@@ -42,6 +55,9 @@ def socket_blueprint(bridge: BridgeWorker) -> Blueprint:
             raise DrainingError("This worker is restarting.", retry_after_s=1)
         if len(bridge.connections) >= MAX_CONNECTIONS:
             raise BusyError("Too many connections.")
+        if not bridge.limits.take_return(request.environ):
+            count_handshake()
+            bridge.limits.counted(request.environ)
 
     @sock.route("/ws", bp=blueprint)  # type: ignore[untyped-decorator]
     def ws(socket: SocketIO) -> None:
@@ -67,6 +83,12 @@ class _Served:
             self._converse(self._hello())
         except ConnectionGone:
             return
+        except AuthenticationError as exc:
+            error = self._bridge.limits.failed_authentication(exc, self._environ)
+            self._refuse(error, error.close_code or BAD_HELLO)
+        except DrainingError as exc:
+            self._bridge.limits.leave_return(self._environ)
+            self._refuse(exc, exc.close_code or BAD_HELLO)
         except BaseError as exc:
             self._refuse(exc, exc.close_code or BAD_HELLO)
         except Exception:
@@ -102,6 +124,8 @@ class _Served:
             session = bridge.sessions.get(hello.sessionId)
             credential = hello.token if hello.token is not None else hello.accessToken
             auth.check_session(credential, session, self._environ, settings)
+            if credential is not None:
+                bridge.limits.give_back(self._environ)
             bridge.sessions.wake(session)
             # A client may be ahead of a journal that was restored from a backup; it must not wait for the past.
             after = min(hello.after, session.last_seq)
@@ -122,7 +146,11 @@ class _Served:
             "workflows": [found.public() for found in bridge.sessions.registrations(session.session_id)],
             "pendingRepairs": bridge.sessions.pending_repairs(session.session_id),
         }
-        return bridge.connections.enter(session.session_id, self._socket, after=after), welcome
+        leave_return = partial(bridge.limits.leave_return, self._environ)
+        connection = bridge.connections.enter(
+            session.session_id, self._socket, after=after, before_restart=leave_return
+        )
+        return connection, welcome
 
     def _converse(self, hello: frames.Hello) -> None:
         connection, welcome = self._enter(hello)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import flask
 from werkzeug.exceptions import HTTPException
 
 from app.errors import (
+    AuthenticationError,
     BaseError,
     BusyError,
     CallerError,
@@ -104,6 +106,20 @@ def register(app: flask.Flask) -> None:
     app.register_error_handler(BaseError, _own)
     app.register_error_handler(HTTPException, _flasks)
     app.register_error_handler(Exception, _bug)
+
+
+def register_failed_authentication(
+    app: flask.Flask, judge: Callable[[AuthenticationError, dict[str, Any]], BaseError]
+) -> None:
+    """Have ``judge`` say, for each failed authentication of ``app``, what is answered: the 401, or a 429 in its place.
+
+    The one place for all routes, and after the credential was looked at: a valid one passes however many failed.
+    """
+
+    def answer(error: AuthenticationError) -> flask.Response:
+        return _own(judge(error, flask.request.environ))
+
+    app.register_error_handler(AuthenticationError, answer)
 
 
 def _own(error: BaseError) -> flask.Response:
