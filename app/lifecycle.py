@@ -16,6 +16,7 @@ from app.agents.claude import ClaudeAgent
 from app.agents.claude_command import ClaudeOptions
 from app.agents.offline import OfflineAgent
 from app.callbacks.dead_letters import DeadLetters
+from app.callbacks.replays import Replays
 from app.callbacks.routing import Router
 from app.errors import BaseError
 from app.journal import Journal
@@ -71,6 +72,9 @@ class BridgeWorker:
         self.connections = Connections(self.journal, holder=self.holder)
         self.router = Router(self.journal, settles_s=PUBLICATION_SETTLES_S if self.workflows.connected else 0.0)
         self.dead_letters = DeadLetters(self.journal, self.router, autonomy)
+        self.replays = Replays(
+            self.journal, self.dead_letters, self.limits.callbacks, self.holder, lease_s=settings.lease_seconds
+        )
         self.tools = ToolsServer()
         turns = Turns(
             self.journal,
@@ -103,6 +107,7 @@ class BridgeWorker:
         self.tools.start()
         self.runner.start()
         self.connections.begin()
+        self.replays.start()
         self._chores = gevent.spawn(self._do_chores)
         log.info("worker started", extra={"agent": self.agent_name, "turns": self.settings.max_concurrent_turns})
 
@@ -114,6 +119,7 @@ class BridgeWorker:
         self._drained_at = time.monotonic()
         log.info("Graceful shutdown started")
         self.runner.drain()
+        self.replays.drain()
         self.connections.drain()
 
     def finished(self) -> bool:
@@ -125,6 +131,7 @@ class BridgeWorker:
         """End what is left, journal it, let go of everything. Bounded; the process exits next."""
         if self._chores is not None:
             self._chores.kill(block=False)
+        self.replays.stop()
         self.runner.stop()
         self.tools.stop()
         self.journal.close()

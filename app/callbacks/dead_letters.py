@@ -6,15 +6,31 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.callbacks.report import ErrorReport, decode, parse_error_report
 from app.callbacks.routing import Routed, Router
-from app.errors import ConflictError, NotFoundError, SessionNotFoundError, StaleDocumentError, ValidationError
-from app.journal import Change, Journal, Once, events
-from app.journal.records import Autonomy, DeadLetter, DeadLetterReason, Registration, retry_stale
+from app.errors import (
+    ConflictError,
+    NotFoundError,
+    RateLimitError,
+    SessionNotFoundError,
+    StaleDocumentError,
+    ValidationError,
+)
+from app.journal import Change, Committed, Journal, Limit, Once, events
+from app.journal.records import (
+    HELD,
+    Autonomy,
+    DeadLetter,
+    DeadLetterReason,
+    Registration,
+    dead_letter_id,
+    retry_stale,
+)
 from app.telemetry.redaction import redact, redact_text
+from app.web.limits import refused_by_change
 
 KEPT_ENDS_BYTES = 32_768
 LOGGED_CHARS = 8_192
@@ -37,21 +53,18 @@ class DeadLetters:
     router: Router
     autonomy: Autonomy
 
-    def keep_report(self, report: ErrorReport, reason: DeadLetterReason, *, request_id: str) -> Kept:
-        """Keep a parsed callback; its idempotency key is taken by this."""
-        letter = DeadLetter(
-            dead_letter_id=_new_id(report.idempotency_key or request_id + str(time.time())),
-            reason=reason,
-            workflow_id=report.workflow_id,
-            execution_id=report.execution_id or "",
-            idempotency_key=report.idempotency_key,
-            report=report.as_body(),
-            request_id=request_id,
-        )
+    def keep_report(
+        self, report: ErrorReport, reason: DeadLetterReason, *, request_id: str, limit: Limit | None = None
+    ) -> Kept:
+        """Keep a parsed callback; its idempotency key is taken by this.
+
+        :raises RateLimitError: over ``limit``; it is held until the limit allows.
+        """
+        letter = _of_report(report, reason, request_id)
         once = Once(f"callback:{report.idempotency_key}", {"routed": False}) if report.idempotency_key else None
         known = Once(f"letter:{letter.key}", {}) if once is None else once
         try:
-            committed = self.journal.commit(Change(once=known, puts=[letter.put()]))
+            committed = self._keep(letter, known, limit)
         except StaleDocumentError:  # the letter has outlived its key
             return Kept(letter.key, duplicate=True, routed=self.get(letter.key).state == "replayed")
         if not committed.duplicate:
@@ -59,16 +72,24 @@ class DeadLetters:
         return Kept(letter.key, committed.duplicate, bool(committed.result.get("routed")))
 
     def keep_text(
-        self, body: bytes, reason: DeadLetterReason, *, request_id: str, size_bytes: int, header_key: str = ""
+        self,
+        body: bytes,
+        reason: DeadLetterReason,
+        *,
+        request_id: str,
+        size_bytes: int,
+        header_key: str = "",
+        limit: Limit | None = None,
     ) -> str:
         """Keep a callback that could not be read, once for each content; returns the letter's id.
 
         :param body: what came, or its ends where it was too large.
+        :raises RateLimitError: over ``limit``; it is kept, with that reason.
         """
         text = redact_text(_readable(body, reason), limit=2 * KEPT_ENDS_BYTES + 64)
         digest = hashlib.sha256(body).hexdigest()
         letter = DeadLetter(
-            dead_letter_id=_new_id(f"{reason}:{size_bytes}:{digest}"),
+            dead_letter_id=dead_letter_id(f"{reason}:{size_bytes}:{digest}"),
             reason=reason,
             idempotency_key=header_key,
             text=text,
@@ -76,27 +97,31 @@ class DeadLetters:
             request_id=request_id,
         )
         try:
-            committed = self.journal.commit(Change(once=Once(f"letter:{letter.key}", {}), puts=[letter.put()]))
+            committed = self._keep(letter, Once(f"letter:{letter.key}", {}), limit)
         except StaleDocumentError:  # the letter has outlived its key
             return letter.key
         if not committed.duplicate:
             self._log(letter, text)
         return letter.key
 
-    def get(self, dead_letter_id: str) -> DeadLetter:
+    def hold(self, report: ErrorReport, refused: RateLimitError, *, request_id: str) -> RateLimitError:
+        """Keep a callback that is over the limit, once; gives the error to answer with, which names the letter."""
+        return self._hold(_of_report(report, "rate_limited", request_id), refused)
+
+    def get(self, letter_id: str) -> DeadLetter:
         """:raises NotFoundError: there is none."""
-        letter = DeadLetter.get(self.journal, dead_letter_id)
+        letter = DeadLetter.get(self.journal, letter_id)
         if letter is None:
             raise NotFoundError("There is no dead letter with this id.")
         return letter
 
-    def replay(self, dead_letter_id: str, *, session_id: str | None, request_id: str) -> Routed:
+    def replay(self, letter_id: str, *, session_id: str | None, request_id: str) -> Routed:
         """Route a kept callback now; with ``session_id`` its workflow is registered there first.
 
         :raises NotFoundError: no such letter. :raises ConflictError: it cannot be replayed, or its workflow belongs to
             another session, or is still unknown. :raises SessionNotFoundError: no open session ``session_id``.
         """
-        letter = self.get(dead_letter_id)
+        letter = self.get(letter_id)
         if letter.report is None:
             raise ConflictError("This dead letter holds a body that could not be read; it cannot be replayed.")
         if session_id is not None and letter.state != "replayed":
@@ -104,10 +129,48 @@ class DeadLetters:
         report = parse_error_report(letter.report)
         try:
             return self.router.route(
-                report, source="replay", request_id=request_id, once=f"replay:{letter.key}", replayed=letter
+                report, source="replay", request_id=request_id, once=letter.replay_key, replayed=letter
             )
         except SessionNotFoundError as exc:
             raise ConflictError("No open session owns this workflow; name one in sessionId to adopt it there.") from exc
+
+    def replay_held(self, letter: DeadLetter, limit: Limit | None) -> Routed:
+        """Route a letter that the rate limit held back, as its caller's next try would be.
+
+        :raises SessionNotFoundError: no open session owns its workflow. :raises RateLimitError: over ``limit`` still.
+        """
+        report = parse_error_report(letter.report)
+        routed = self.router.route(
+            report,
+            source="replay",
+            request_id=letter.request_id,
+            once=letter.replay_key,
+            replayed=letter,
+            limit=limit,
+        )
+        if routed.duplicate:
+            # Its caller was let in by another worker while this letter was being written.
+            self.journal.commit(Change(puts=[letter.put(state="replayed", session_id=routed.session_id)]))
+        return routed
+
+    def _keep(self, letter: DeadLetter, once: Once, limit: Limit | None) -> Committed:
+        known = DeadLetter.get(self.journal, letter.key)
+        refused_before = known is not None and known.reason == "rate_limited" and known.state == "kept"
+        put = known.put(reason=letter.reason) if known is not None and refused_before else letter.put()
+        try:
+            return self.journal.commit(Change(once=once, limit=limit, puts=[put]))
+        except RateLimitError as exc:
+            raise self._hold(replace(letter, reason="rate_limited"), exc) from exc
+
+    def _hold(self, letter: DeadLetter, refused: RateLimitError) -> RateLimitError:
+        if DeadLetter.get(self.journal, letter.key) is None:
+            try:
+                self.journal.commit(Change(puts=[letter.put()], wake=[HELD]))
+                self._log(letter, json.dumps(letter.report) if letter.report is not None else letter.text)
+            except StaleDocumentError:
+                pass  # another try of the same callback was faster
+        refused.fields["deadLetterId"] = letter.key
+        return refused_by_change("callbacks", refused)
 
     def _adopt(self, letter: DeadLetter, session_id: str) -> None:
         def register() -> None:
@@ -158,5 +221,13 @@ def _readable(body: bytes, reason: DeadLetterReason) -> str:
     return body.decode("utf-8", "replace")
 
 
-def _new_id(text: str) -> str:
-    return "d" + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:23]
+def _of_report(report: ErrorReport, reason: DeadLetterReason, request_id: str) -> DeadLetter:
+    return DeadLetter(
+        dead_letter_id=dead_letter_id(report.idempotency_key or request_id + str(time.time())),
+        reason=reason,
+        workflow_id=report.workflow_id,
+        execution_id=report.execution_id or "",
+        idempotency_key=report.idempotency_key,
+        report=report.as_body(),
+        request_id=request_id,
+    )

@@ -11,9 +11,9 @@ from flask import Blueprint, Response, jsonify, request
 from app.callbacks.dead_letters import KEPT_ENDS_BYTES
 from app.callbacks.report import decode, parse_error_report
 from app.callbacks.routing import Routed
-from app.errors import SessionNotFoundError, TooLargeError, ValidationError
+from app.errors import RateLimitError, SessionNotFoundError, TooLargeError, ValidationError
 from app.journal import events
-from app.journal.records import DeadLetter
+from app.journal.records import DeadLetter, DeadLetterReason
 from app.lifecycle import BridgeWorker
 from app.sessions import frames
 from app.telemetry import context
@@ -28,6 +28,7 @@ def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
     """``POST /callbacks/n8n/error``; auth: the callback secret."""
     blueprint = Blueprint("callbacks", __name__)
     letters, limit_bytes = bridge.dead_letters, bridge.settings.max_message_bytes
+    limit = bridge.limits.callbacks
 
     @blueprint.post("/callbacks/n8n/error")
     def take_error() -> tuple[Response, int]:
@@ -37,7 +38,12 @@ def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
         body = read_body(limit_bytes, keep_ends_bytes=KEPT_ENDS_BYTES)
         if not body.whole:
             letter_id = letters.keep_text(
-                body.data, "too_large", request_id=request_id, size_bytes=body.size_bytes, header_key=header_key
+                body.data,
+                "too_large",
+                request_id=request_id,
+                size_bytes=body.size_bytes,
+                header_key=header_key,
+                limit=limit,
             )
             raise TooLargeError(
                 f"A callback may have {limit_bytes} bytes; its ends were kept.", fields={"deadLetterId": letter_id}
@@ -46,15 +52,23 @@ def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
             report = parse_error_report(decode(body.data), header_key=header_key)
         except ValidationError as exc:
             exc.fields["deadLetterId"] = letters.keep_text(
-                body.data, "bad_schema", request_id=request_id, size_bytes=body.size_bytes, header_key=header_key
+                body.data,
+                "bad_schema",
+                request_id=request_id,
+                size_bytes=body.size_bytes,
+                header_key=header_key,
+                limit=limit,
             )
             raise
         with context.bind(workflow_id=report.workflow_id, execution_id=report.execution_id):
             try:
-                routed = bridge.router.route(report, source="callback", request_id=request_id)
+                routed = bridge.router.route(report, source="callback", request_id=request_id, limit=limit)
+            except RateLimitError as exc:
+                raise letters.hold(report, exc, request_id=request_id) from exc
             except SessionNotFoundError:
                 known = bridge.is_registered(report.workflow_id)
-                kept = letters.keep_report(report, "session_closed" if known else "no_session", request_id=request_id)
+                reason: DeadLetterReason = "session_closed" if known else "no_session"
+                kept = letters.keep_report(report, reason, request_id=request_id, limit=limit)
                 if kept.duplicate:
                     return jsonify(routed=kept.routed, duplicate=True), 200
                 return jsonify(routed=False, deadLetterId=kept.dead_letter_id), 202

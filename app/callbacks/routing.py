@@ -12,8 +12,8 @@ from gevent.lock import BoundedSemaphore
 
 from app.callbacks.report import ErrorReport
 from app.errors import SessionNotFoundError
-from app.journal import Change, Committed, Journal, NewEvent, NewInput, Once, Put, events
-from app.journal.records import Case, DeadLetter, Registration, Repair, retry_stale
+from app.journal import Change, Committed, Journal, Limit, NewEvent, NewInput, Once, Put, events
+from app.journal.records import Case, DeadLetter, Registration, Repair, dead_letter_id, retry_stale
 from app.n8n.connected import is_trial
 from app.repairs import policy
 
@@ -51,29 +51,41 @@ class Router:
         request_id: str,
         once: str | None = None,
         replayed: DeadLetter | None = None,
+        limit: Limit | None = None,
     ) -> Routed:
         """Append the report's ``workflow_error`` and begin, join or refuse its repair, all in one change.
 
         :param once: idempotency key; by default the callback's own.
-        :param replayed: the dead letter that this settles.
+        :param replayed: the dead letter that this settles; by default the callback's own, of an earlier try that was
+            over the limit.
+        :param limit: counts it in the same change, unless it is a duplicate.
         :raises SessionNotFoundError: no open session owns the workflow; nothing was written.
+        :raises RateLimitError: over ``limit``; nothing was written.
         :raises BusyError: other workers' reports came in between every time.
         """
         key = once or (f"callback:{report.idempotency_key}" if report.idempotency_key else None)
         with self.turnstiles[hash(report.workflow_id) % len(self.turnstiles)]:
-            routed: Routed = retry_stale(partial(self._route, report, source, request_id, key, replayed))
+            routed: Routed = retry_stale(partial(self._route, report, source, request_id, key, replayed, limit))
         return routed
 
     def _route(
-        self, report: ErrorReport, source: str, request_id: str, key: str | None, replayed: DeadLetter | None
+        self,
+        report: ErrorReport,
+        source: str,
+        request_id: str,
+        key: str | None,
+        replayed: DeadLetter | None,
+        limit: Limit | None,
     ) -> Routed:
         registration = Registration.get(self.journal, report.workflow_id)
         if registration is None:
             raise SessionNotFoundError("No session built this workflow.")
+        if replayed is None and limit is not None:
+            replayed = self._held(report)
         signature = policy.signature(report.workflow_id, report.node_name, report.error)
         case = self._case(report.workflow_id, signature, session_id=registration.session_id)
         if self._is_echo(report):
-            return self._echo(report, registration.session_id, case, source, request_id, key, replayed)
+            return self._echo(report, registration.session_id, case, source, request_id, key, replayed, limit)
         taken = policy.take(
             case,
             autonomy=policy.effective_autonomy(self.journal, registration.autonomy),
@@ -97,6 +109,7 @@ class Router:
                 session_id=registration.session_id,
                 events=appended,
                 once=Once(key, answer) if key else None,
+                limit=limit,
                 puts=puts,
                 add=NewInput("repair", key=repair_id or "") if begun else None,
             )
@@ -129,6 +142,7 @@ class Router:
         request_id: str,
         key: str | None,
         replayed: DeadLetter | None,
+        limit: Limit | None,
     ) -> Routed:
         """Told, and nothing else: neither counted nor repaired."""
         repair_id = case.repair_id if case.state == "open" else None
@@ -136,8 +150,16 @@ class Router:
         answer = {"routed": True, "sessionId": session_id, "repair": "echo"}
         puts = [replayed.put(state="replayed", session_id=session_id)] if replayed is not None else []
         once = Once(key, answer) if key else None
-        committed = self.journal.commit(Change(session_id=session_id, events=[told], once=once, puts=puts))
+        change = Change(session_id=session_id, events=[told], once=once, limit=limit, puts=puts)
+        committed = self.journal.commit(change)
         return _routed(committed, session_id, "echo")
+
+    def _held(self, report: ErrorReport) -> DeadLetter | None:
+        """The letter of an earlier try of this callback that was over the limit."""
+        if not report.idempotency_key:
+            return None
+        letter = DeadLetter.get(self.journal, dead_letter_id(report.idempotency_key))
+        return letter if letter is not None and letter.held else None
 
     def _case(self, workflow_id: str, signature: str, *, session_id: str) -> Case:
         case = Case.get(self.journal, f"{workflow_id}:{signature}") or Case(

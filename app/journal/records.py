@@ -5,6 +5,7 @@ Each record knows its kind, its key and its labels, so that nobody else spells t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -247,12 +248,14 @@ class Rollback(Record):
         return self.workflow_id
 
 
+HELD = "held"
+"""Label of the dead letters that the bridge replays itself, and the topic that tells of a new one."""
 DeadLetterReason = Literal["no_session", "session_closed", "bad_schema", "too_large", "rate_limited"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter(Record):
-    """A callback that reached nobody, kept redacted.
+    """A callback that reached nobody, or came over the rate limit; kept redacted.
 
     :ivar report: the parsed body, where it could be parsed; only such a letter can be replayed.
     :ivar text: else what came: the body, or its first and last 32 KiB.
@@ -278,7 +281,24 @@ class DeadLetter(Record):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return (f"reason:{self.reason}",)
+        return (f"reason:{self.reason}", *((HELD,) if self.held else ()))
+
+    @property
+    def held(self) -> bool:
+        """Whether the bridge itself still has to route it, once the rate limit allows."""
+        return self.reason == "rate_limited" and self.state == "kept" and self.report is not None
+
+    @property
+    def replay_key(self) -> str:
+        """Idempotency key of its replay. One that was refused by the rate limit has not taken the callback's own: so
+        its caller's next try and its replay, by whomever, happen once together."""
+        own = self.reason == "rate_limited" and self.idempotency_key
+        return f"callback:{self.idempotency_key}" if own else f"replay:{self.key}"
+
+
+def dead_letter_id(text: str) -> str:
+    """The id of the letter for a callback known by ``text``: its idempotency key, or a digest of what came."""
+    return "d" + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:23]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
