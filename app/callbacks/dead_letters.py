@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.callbacks.report import ErrorReport, decode, parse_error_report
+from app.callbacks.report import ErrorReport, parse_error_report
 from app.callbacks.routing import Routed, Router
 from app.errors import (
     ConflictError,
@@ -29,6 +29,7 @@ from app.journal.records import (
     dead_letter_id,
     retry_stale,
 )
+from app.shapes import decode_json
 from app.telemetry.redaction import redact, redact_text
 from app.web.limits import refused_by_change
 
@@ -215,7 +216,7 @@ def _readable(body: bytes, reason: DeadLetterReason) -> str:
     """A body as text; JSON of another schema redacted by its structure, which tells more than the text alone."""
     if reason == "bad_schema":
         try:
-            return json.dumps(redact(decode(body)), ensure_ascii=False)
+            return json.dumps(redact(decode_json(body)), ensure_ascii=False)
         except ValidationError:
             pass
     return body.decode("utf-8", "replace")

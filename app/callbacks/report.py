@@ -7,12 +7,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from app.errors import ValidationError
+from pydantic import BeforeValidator
+
+from app.shapes import Id, Shape, read_value, refusal
 from app.telemetry.redaction import redact
 
-MAX_ID = 128
 MAX_NAME = 256
 MAX_ERROR_CHARS = 65_536
 _SMALL_STRING = 512
@@ -57,15 +58,29 @@ class ErrorReport:
         return {**shape, "workflow": {"id": self.workflow_id, "name": self.workflow_name}}
 
 
-def decode(body: bytes) -> Any:
-    """The JSON in ``body``.
+def _as_text(value: Any) -> Any:
+    """A number as text; everything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):  # 1e999 is good JSON
+            return value
+        value = int(value) if value.is_integer() else value
+    return str(value)
 
-    :raises ValidationError: not UTF-8, not JSON, nested too deeply, or holding ``NaN``.
-    """
-    try:
-        return json.loads(body.decode("utf-8-sig"), parse_constant=_refuse)
-    except (ValueError, RecursionError) as exc:
-        raise ValidationError("The body is not JSON.", errors=[{"path": "", "message": "is not JSON"}]) from exc
+
+class _Workflow(Shape):
+    id: Annotated[Id, BeforeValidator(_as_text)]
+    name: Any = None
+
+
+class _Callback(Shape):
+    """What must be there. The rest is taken as it comes, whatever its type: an odd field is no reason to lose an
+    error. Keys of any text, too: those of a ``dict[str, …]`` may have no lone surrogates."""
+
+    workflow: _Workflow
+    execution: dict[Any, Any] | None = None
+    trigger: dict[Any, Any] | None = None
 
 
 def parse_error_report(body: Any, *, header_key: str = "") -> ErrorReport:
@@ -80,33 +95,22 @@ def parse_error_report(body: Any, *, header_key: str = "") -> ErrorReport:
 
     Source: n8n 2.41.1, measured; n8n docs, Error Trigger, "Error data".
     """
-    if isinstance(body, list) and len(body) == 1:
-        body = body[0]
-    if not isinstance(body, dict):
-        raise _invalid("", "must be an object, or a list of one")
-    workflow = body.get("workflow")
-    if not isinstance(workflow, dict):
-        raise _invalid("workflow", "must be an object")
-    workflow_id = _identifier(workflow.get("id"))
-    if workflow_id is None:
-        raise _invalid("workflow.id", f"must be a text of 1 to {MAX_ID} visible characters, or a number")
-    for shape in ("execution", "trigger"):
-        if body.get(shape) is not None and not isinstance(body[shape], dict):
-            raise _invalid(shape, "must be an object")
-    failed = body.get("execution") if body.get("execution") is not None else body.get("trigger")
+    taken = read_value(_Callback, body[0] if isinstance(body, list) and len(body) == 1 else body)
+    is_execution = taken.execution is not None
+    failed = taken.execution if taken.execution is not None else taken.trigger
     if failed is None:
-        raise _invalid("execution", "is missing, and so is trigger")
+        raise refusal("is missing, and so is trigger", "execution")
+    workflow_id = taken.workflow.id
     raw_error = failed.get("error")
     error = raw_error if isinstance(raw_error, dict) else {"message": raw_error} if raw_error is not None else {}
     node = error.get("node") if isinstance(error.get("node"), dict) else None
     node_name = _text(failed.get("lastNodeExecuted")) or _text((node or {}).get("name"))
-    is_execution = body.get("execution") is not None
     execution_id = _identifier(failed.get("id"))
     # Told apart, so that a header cannot take the place of an execution.
     key = f"exec:{execution_id}" if is_execution and execution_id else f"key:{header_key}"
     return ErrorReport(
         workflow_id=workflow_id,
-        workflow_name=_text(workflow.get("name")) or workflow_id,
+        workflow_name=_text(taken.workflow.name) or workflow_id,
         execution=_execution(failed, execution_id) if is_execution else None,
         trigger=None if is_execution else {"mode": _text(failed.get("mode")) or "trigger"},
         error=_bounded({key: value for key, value in error.items() if key != "node"}),
@@ -139,14 +143,8 @@ def _length(value: Any) -> int:
 
 def _identifier(value: Any) -> str | None:
     """An id as text: n8n's are text, other senders' may be numbers."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    if isinstance(value, float):
-        if not math.isfinite(value):  # 1e999 is good JSON
-            return None
-        value = int(value) if value.is_integer() else value
-    text = str(value)
-    return text if _ID.fullmatch(text) else None
+    text = _as_text(value)
+    return text if isinstance(text, str) and _ID.fullmatch(text) else None
 
 
 def _text(value: Any) -> str | None:
@@ -154,11 +152,3 @@ def _text(value: Any) -> str | None:
         return None
     redacted = redact(str(value)[:MAX_NAME])
     return str(redacted) or None
-
-
-def _invalid(path: str, message: str) -> ValidationError:
-    return ValidationError(f"{path or 'The body'} {message}.", errors=[{"path": path, "message": message}])
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(name)

@@ -7,21 +7,32 @@ import logging
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
+from pydantic import Field
 
+from app import shapes
 from app.callbacks.dead_letters import KEPT_ENDS_BYTES
-from app.callbacks.report import decode, parse_error_report
+from app.callbacks.report import parse_error_report
 from app.callbacks.routing import Routed
 from app.errors import RateLimitError, SessionNotFoundError, TooLargeError, ValidationError
 from app.journal import events
 from app.journal.records import DeadLetter, DeadLetterReason
 from app.lifecycle import BridgeWorker
-from app.sessions import frames
 from app.telemetry import context
 from app.web import auth
 from app.web.bodies import read_body, read_json_body
 
 MAX_KEY_CHARS = 256
+MAX_LISTED = 1_000
 log = logging.getLogger(__name__)
+
+
+class DeadLettersQuery(shapes.Query):
+    reason: DeadLetterReason | None = None
+    limit: int = Field(default=100, ge=1, le=MAX_LISTED)
+
+
+class ReplayBody(shapes.Shape):
+    sessionId: shapes.Id | None = None
 
 
 def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
@@ -49,7 +60,7 @@ def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
                 f"A callback may have {limit_bytes} bytes; its ends were kept.", fields={"deadLetterId": letter_id}
             )
         try:
-            report = parse_error_report(decode(body.data), header_key=header_key)
+            report = parse_error_report(shapes.decode_json(body.data), header_key=header_key)
         except ValidationError as exc:
             exc.fields["deadLetterId"] = letters.keep_text(
                 body.data,
@@ -91,7 +102,7 @@ def dead_letters_blueprint(bridge: BridgeWorker) -> Blueprint:
 
     @blueprint.get("/dead-letters")
     def list_letters() -> Response:
-        query = frames.read_query(frames.DeadLettersQuery, request.args.to_dict())
+        query = shapes.read_query(DeadLettersQuery, request.args.to_dict())
         label = f"reason:{query.reason}" if query.reason else ""
         found = DeadLetter.find(bridge.journal, label, limit=query.limit)
         return jsonify(deadLetters=[_letter(letter) for letter in found])
@@ -103,11 +114,11 @@ def dead_letters_blueprint(bridge: BridgeWorker) -> Blueprint:
 
     @blueprint.post("/dead-letters/<dead_letter_id>/replay")
     def replay(dead_letter_id: str) -> tuple[Response, int]:
-        wanted = frames.ReplayBody()
+        wanted = ReplayBody()
         # A chunked body has no length.
         if request.content_length or "Transfer-Encoding" in request.headers:
             text = read_json_body(bridge.settings.max_message_bytes)
-            wanted = frames.read_body(frames.ReplayBody, text)
+            wanted = shapes.read_body(ReplayBody, text)
         request_id = request.environ["bridge.request_id"]
         return _answer(letters.replay(dead_letter_id, session_id=wanted.sessionId, request_id=request_id))
 

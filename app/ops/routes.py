@@ -9,10 +9,10 @@ from pathlib import Path
 from flask import Blueprint, Response, jsonify, request, send_from_directory
 
 from app.journal import Change
-from app.journal.records import Ceiling, retry_stale
+from app.journal.records import Autonomy, Ceiling, retry_stale
 from app.lifecycle import BridgeWorker
 from app.ops.checks import readiness
-from app.sessions import frames
+from app.shapes import Shape, read_body
 from app.version import VERSION
 from app.web import auth
 from app.web.bodies import read_json_body
@@ -20,6 +20,10 @@ from app.web.security import page_csp
 
 CONSOLE = Path(__file__).parent.parent / "console"
 STARTED_AT = time.monotonic()
+
+
+class AutonomyBody(Shape):
+    autonomy: Autonomy
 
 
 def probes_blueprint(bridge: BridgeWorker, *, count_health: Callable[[], None]) -> Blueprint:
@@ -73,7 +77,7 @@ def brake_blueprint(bridge: BridgeWorker) -> Blueprint:
     def brake() -> Response:
         auth.check_access(auth.bearer(request.environ), request.environ, bridge.settings, anonymous_ok=False)
         body = read_json_body(bridge.settings.max_message_bytes)
-        wanted = frames.read_body(frames.AutonomyBody, body)
+        wanted = read_body(AutonomyBody, body)
 
         def write() -> None:
             ceiling = Ceiling.get(bridge.journal, "all") or Ceiling()

@@ -10,6 +10,7 @@ from app.journal import Session, events
 from app.journal.records import Repair, Snapshot
 from app.lifecycle import BridgeWorker
 from app.sessions import frames
+from app.shapes import read_body, read_query
 from app.web import auth
 from app.web.bodies import read_json_body
 
@@ -40,7 +41,7 @@ def sessions_blueprint(bridge: BridgeWorker) -> Blueprint:
     @blueprint.get("/sessions")
     def list_sessions() -> Response:
         access()
-        query = frames.read_query(frames.SessionsQuery, request.args.to_dict())
+        query = read_query(frames.SessionsQuery, request.args.to_dict())
         return jsonify(sessions=[sessions.describe(s) for s in bridge.journal.sessions(limit=query.limit)])
 
     @blueprint.get("/sessions/<session_id>")
@@ -56,7 +57,7 @@ def sessions_blueprint(bridge: BridgeWorker) -> Blueprint:
     @blueprint.get("/sessions/<session_id>/events")
     def list_events(session_id: str) -> Response:
         session(session_id)
-        query = frames.read_query(frames.EventsQuery, request.args.to_dict())
+        query = read_query(frames.EventsQuery, request.args.to_dict())
         found = bridge.journal.events(session_id, after=query.after, limit=query.limit)
         # The frames are JSON already.
         return Response(f'{{"events":[{",".join(e.frame for e in found)}]}}', mimetype="application/json")
@@ -64,7 +65,7 @@ def sessions_blueprint(bridge: BridgeWorker) -> Blueprint:
     @blueprint.post("/sessions/<session_id>/messages")
     def post_message(session_id: str) -> tuple[Response, int]:
         session(session_id)
-        message = frames.read_body(frames.MessageBody, body())
+        message = read_body(frames.MessageBody, body())
         seq = sessions.post_message(session_id, message, request_id=request.environ["bridge.request_id"])
         return jsonify(seq=seq), 202
 
@@ -79,14 +80,14 @@ def sessions_blueprint(bridge: BridgeWorker) -> Blueprint:
     @blueprint.post("/sessions/<session_id>/workflows")
     def adopt_workflow(session_id: str) -> tuple[Response, int]:
         session(session_id)
-        registration, new = sessions.adopt(session_id, frames.read_body(frames.AdoptBody, body()))
+        registration, new = sessions.adopt(session_id, read_body(frames.AdoptBody, body()))
         return jsonify(registration.public()), 201 if new else 200
 
     @blueprint.get("/sessions/<session_id>/workflows/<workflow_id>")
     def show_workflow(session_id: str, workflow_id: str) -> Response:
         session(session_id)
         sessions.own(session_id, workflow_id)
-        query = frames.read_query(frames.VersionQuery, request.args.to_dict())
+        query = read_query(frames.VersionQuery, request.args.to_dict())
         return jsonify(bridge.workflows.get(workflow_id, version=query.version))
 
     @blueprint.get("/sessions/<session_id>/workflows/<workflow_id>/snapshots")

@@ -19,6 +19,7 @@ from app.n8n.workflows import canonical_json, editable, validate
 from app.repairs import snapshots
 from app.repairs.decisions import Decisions
 from app.repairs.trial import FenceError, Proposer
+from app.shapes import read_value
 from app.tools.mcp import ToolResult, ToolSpec
 
 MAX_ANSWER_CHARS = 200_000
@@ -111,11 +112,10 @@ class TurnCatalog:
         if tool is None:
             raise NotFoundError(f"There is no tool {name!r} in this turn.")
         try:
-            checked = tool.arguments.model_validate(dict(arguments))
-        except pydantic.ValidationError as exc:
-            first = exc.errors(include_url=False, include_input=False)[0]
-            path = ".".join(str(part) for part in first["loc"])
-            raise ValidationError(f"{path or 'arguments'}: {first['msg']}") from exc
+            checked = read_value(tool.arguments, dict(arguments))
+        except ValidationError as exc:
+            exc.detail = "The arguments do not have the expected shape."
+            raise
         self._turn.check_lease()
         try:
             return ToolResult(tool.call(checked, tool_use_id)[:MAX_ANSWER_CHARS], ok=True)

@@ -21,6 +21,7 @@ from gevent.pywsgi import WSGIServer
 
 from app.agents import ToolsAccess
 from app.errors import BaseError, ValidationError
+from app.shapes import decode_json
 from app.tools.mcp import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -142,9 +143,10 @@ class ToolsServer:
         _check_request(environ)
         turn = self._turn_of(environ)
         try:
-            message = json.loads(_read_body(environ), parse_constant=_not_json)
-        except (ValueError, RecursionError):
-            return _Reply(HTTPStatus.BAD_REQUEST, error_answer(PARSE_ERROR, "the body is not JSON"))
+            # What no double can hold would stand in a workflow as something that is no JSON.
+            message = decode_json(_read_body(environ), finite=True)
+        except ValidationError as exc:
+            return _Reply(HTTPStatus.BAD_REQUEST, error_answer(PARSE_ERROR, f"the body {exc.errors[0]['message']}"))
         body = answer(message, turn)
         return _Reply(HTTPStatus.ACCEPTED) if body is None else _Reply(HTTPStatus.OK, body)
 
@@ -188,10 +190,6 @@ def _read_body(environ: WSGIEnvironment) -> bytes:
     if len(body) > MAX_BODY_BYTES:
         _refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large", ("Connection", "close"))
     return body
-
-
-def _not_json(constant: str) -> NoReturn:
-    raise ValueError(constant)
 
 
 def _told(error: BaseError) -> str:

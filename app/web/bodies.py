@@ -77,5 +77,6 @@ def _read(stream: Any) -> bytes:
         with gevent.Timeout(PIECE_LIMIT_S, RequestTimeoutError("The body did not arrive in time.")):
             piece: bytes = stream.read(READ_BYTES)
     except ParseException as exc:
-        raise ValidationError("The body's chunks are not well-formed.") from exc
+        errors = [{"path": "", "message": "has chunks that are not well-formed"}]
+        raise ValidationError("The body's chunks are not well-formed.", errors=errors) from exc
     return piece
