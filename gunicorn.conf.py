@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import queue
+import re
 import runpy
 import signal
 import socket
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import types
 import uuid
 from functools import partial
@@ -144,16 +146,36 @@ Content-Security-Policy: default-src 'none'; frame-ancestors 'none'
 X-Content-Type-Options: nosniff
 X-Frame-Options: DENY
 Referrer-Policy: no-referrer
-Permissions-Policy: camera=(), geolocation=(), microphone=()
+Permissions-Policy: accelerometer=(), browsing-topics=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), \
+magnetometer=(), microphone=(), midi=(), payment=(), screen-wake-lock=(), usb=()
 Cross-Origin-Opener-Policy: same-origin
 Cross-Origin-Resource-Policy: same-origin
+Vary: Origin
 """
+REQUEST_ID = re.compile(rb"(?:\A|\n)x-request-id:[ \t]*([A-Za-z0-9._-]{8,64})[ \t]*\r\n", re.IGNORECASE)
+
+
+def refused_request(exc):
+    """The caller's request id and the method of a request that could not be parsed, where it came that far, else
+    ``None``. gunicorn has let go of it; the parser's own variables, in the frames of its exception, have not."""
+    texts, method = [], None
+    for frame, _ in traceback.walk_tb(exc.__traceback__):
+        if frame.f_globals.get("__name__") == "gunicorn.http.message":
+            request = frame.f_locals.get("self")
+            method = getattr(request, "method", None) or method
+            texts += [f"{name}: {value}\r\n".encode("latin-1") for name, value in getattr(request, "headers", ())]
+            held = [frame.f_locals.get(name) for name in ("buf", "data")]
+            texts += [
+                bytes(one).partition(b"\r\n\r\n")[0] + b"\r\n" for one in held if isinstance(one, bytes | bytearray)
+            ]
+    found = next(filter(None, map(REQUEST_ID.search, texts)), None)
+    return found and found[1].decode(), method
 
 
 def problem(refusal, request_id, *, with_body=True):
     """A whole HTTP response with a problem document, as bytes."""
     status, code, title, detail = refusal
-    fields = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    fields = {"type": f"urn:problem:{code}", "title": title, "status": status, "detail": detail}
     body = json.dumps({**fields, "code": code, "correlationId": request_id}).encode()
     head = f"HTTP/1.1 {status} {title}\nDate: {util.http_date()}\nX-Request-ID: {request_id}\n{PROBLEM_HEADERS}"
     head += f"Content-Length: {len(body)}\n\n"
@@ -288,7 +310,8 @@ class DrainWorker(GeventWorker):
         if isinstance(exc, gevent.GreenletExit | SystemExit):  # ended with its worker
             return
         refusal = next((known for kind, known in REFUSALS.items() if isinstance(exc, kind)), INTERNAL)
-        fields = {"status": refusal[0], "peer": addr[0] if addr else "", "requestId": uuid.uuid4().hex}
+        given, method = refused_request(exc) if req is None else (None, req.method)
+        fields = {"status": refusal[0], "peer": addr[0] if addr else "", "requestId": given or uuid.uuid4().hex}
         if refusal is INTERNAL:
             if req is not None:
                 fields["requestId"] = context.request_id() or fields["requestId"]
@@ -296,9 +319,8 @@ class DrainWorker(GeventWorker):
             self.log.error("request failed", extra=fields, exc_info=exc)
         else:
             self.log.warning("request refused", extra={**fields, "reason": type(exc).__name__})
-        with_body = req is None or req.method != "HEAD"
         try:
-            util.write_nonblock(client, problem(refusal, fields["requestId"], with_body=with_body))
+            util.write_nonblock(client, problem(refusal, fields["requestId"], with_body=method != "HEAD"))
             client.shutdown(socket.SHUT_WR)
         except OSError:
             return

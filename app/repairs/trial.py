@@ -68,8 +68,9 @@ class Proposer:
         base = self.workflows.get(repair.workflow_id)
         given = {key: value for key, value in proposal.items() if key in _WRITABLE}
         wanted = {**editable(base), **given}
-        # n8n merges settings: what a proposal leaves out stays, and is not shown as gone.
-        wanted["settings"] = {**(base.get("settings") or {}), **(given.get("settings") or {})}
+        if isinstance(wanted["settings"], dict):  # else the validation says so
+            # n8n merges settings: what a proposal leaves out stays, and is not shown as gone.
+            wanted["settings"] = {**(base.get("settings") or {}), **wanted["settings"]}
         problems = validate(wanted, needs_trigger=not is_partial(base)) or new_code_problems(base, wanted)
         if problems:
             errors = [{"path": problem.path, "message": problem.message} for problem in problems]

@@ -9,17 +9,17 @@ import gevent
 from flask import request
 from gunicorn.http.errors import ParseException
 
-from app.errors import BaseError, CallerError, TooLargeError, ValidationError
+from app.errors import CallerError, TooLargeError, ValidationError
 
 READ_BYTES = 65_536
 CALLBACK_READ_MAX_BYTES = 16 * 1_048_576
 PIECE_LIMIT_S = 10.0  # for READ_BYTES, or for what is left: slower senders are not waited for, in a drain least of all
 
 
-class UnsupportedMediaTypeError(BaseError):
+class UnsupportedMediaTypeError(CallerError):
     """The body is not declared as JSON."""
 
-    code, status, close_code, title = "unsupported_media_type", 415, None, "Unsupported media type"
+    code, status, title = "unsupported_media_type", 415, "Unsupported media type"
 
 
 class RequestTimeoutError(CallerError):
@@ -77,6 +77,11 @@ def _read(stream: Any) -> bytes:
         with gevent.Timeout(PIECE_LIMIT_S, RequestTimeoutError("The body did not arrive in time.")):
             piece: bytes = stream.read(READ_BYTES)
     except ParseException as exc:
-        errors = [{"path": "", "message": "has chunks that are not well-formed"}]
-        raise ValidationError("The body's chunks are not well-formed.", errors=errors) from exc
+        raise _malformed("has chunks that are not well-formed") from exc
+    except OSError as exc:  # gunicorn's word for chunks that stop; or the client is gone, and nobody hears this
+        raise _malformed("ended early") from exc
     return piece
+
+
+def _malformed(message: str) -> ValidationError:
+    return ValidationError(f"The body {message}.", errors=[{"path": "", "message": message}])
