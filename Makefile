@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
 TEST_PROCESSES ?= 2
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint fmt check lock clean python n8n down test-n8n image image-test
+.PHONY: help install run test fuzz lint fmt check lock clean python n8n down test-n8n image image-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-9s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -18,6 +18,9 @@ run: .venv/.run ## start the bridge here, on http://127.0.0.1:3000 unless BIND s
 
 test: .venv/.dev ## run all tests
 	@N8N_E2E= IMAGE_TEST= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
+
+fuzz: .venv/.dev ## random input for FUZZ_SECONDS (60); what it finds is in var/fuzz
+	@$(BIN)/python -m tests.fuzz
 
 n8n: .venv/.run ## install and start a real n8n here, and connect the bridge to it by .env
 	@$(BIN)/python -m dev.local_n8n up
