@@ -29,6 +29,7 @@ from tests.e2e.conftest import (
 )
 from tests.support.client import Client, Frame, failure
 from tests.support.server import Answer, BridgeServer, wait_for
+from tests.support.wire import Wire
 
 PAYLOADS = Path(__file__).parents[1] / "payloads"
 REAL = sorted(path.stem for path in PAYLOADS.glob("*.json") if ".activation-refused" not in path.name)
@@ -284,6 +285,19 @@ def send_chunks(bridge: BridgeServer, chunks: Any, *, limit_s: float = 30) -> An
 def test_a_chunked_body_is_taken(bridge: BridgeServer, user: Client) -> None:
     body = json.dumps(failure(adopt(user))).encode()
     assert send_chunks(bridge, (body[n : n + 7] for n in range(0, len(body), 7))).status == 202
+
+
+@pytest.mark.parametrize("rest", [b"", b"9", b"zz\r\n{}\r\n", b"-1\r\n", b"9\r\n{", b"2\r\n{}"])
+def test_chunks_that_stop_or_make_no_sense_are_the_callers_mistake(bridge: BridgeServer, rest: bytes) -> None:
+    head = f"POST /callbacks/n8n/error HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\n".encode()
+    wire = Wire(bridge.port)
+
+    wire.send(head + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{ \r\n" + rest, end=True)
+    answer = wire.answer()
+    wire.close()
+
+    assert answer is not None and answer.status == 400
+    assert answer.json["code"] == "validation_error" and answer.json["errors"]
 
 
 # -- too large

@@ -138,11 +138,21 @@ def test_a_wrong_message_gets_its_json_rpc_error(server, access, message, code):
     assert post(server, access, json.dumps(message).encode()).body["error"]["code"] == code
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"a": NaN}', b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"a": NaN}', b"[1e999]", b"[" * 101 + b"]" * 101])
 def test_what_is_not_json_is_a_parse_error(server, access, body):
     answer = post(server, access, body)
     assert answer.status == 400
     assert answer.body["error"]["code"] == -32700
+
+
+def test_a_call_that_is_nested_too_deeply_is_told_so(server, access):
+    arguments = '{"a":' * 110 + "1" + "}" * 110
+    body = (
+        '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"get_workflow","arguments":' + arguments + "}}"
+    )
+    answer = post(server, access, body.encode())
+    assert answer.status == 400
+    assert answer.body["error"]["message"] == "the body is nested more than 100 levels deep"
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PUT"])

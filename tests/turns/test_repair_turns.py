@@ -164,6 +164,17 @@ def test_a_better_proposal_may_follow_a_refused_one(bench: Bench) -> None:
     assert len(bench.data(session_id, "repair_proposed")) == 1
 
 
+@pytest.mark.parametrize("settings", [7, "text", [1], 1e308])
+def test_a_proposal_with_odd_settings_is_told_so(bench: Bench, settings: Any) -> None:
+    session_id, _, repair_id = running(bench)
+    answers: list[ToolAnswer] = []
+    bench.worker(ScriptedAgent(proposes(lambda body: body.update(settings=settings), retries, answers=answers)))
+    bench.idle(session_id)
+
+    assert "settings" in answers[0].text
+    assert bench.repair(repair_id).state == "waiting"
+
+
 def test_an_attempt_has_three_proposals(bench: Bench) -> None:
     session_id, _, repair_id = running(bench)
     answers: list[ToolAnswer] = []
