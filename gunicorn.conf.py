@@ -8,6 +8,7 @@ from gevent import monkey
 
 monkey.patch_all()  # before anything else is imported
 
+import ctypes
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ import gunicorn.http.wsgi
 from gevent.event import Event
 from gevent.server import StreamServer
 from gunicorn import util
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.http import errors as parse_errors
 from gunicorn.workers.ggevent import GeventWorker
@@ -42,9 +44,15 @@ RELOAD_CHECK_LIMIT_S = 30.0
 STEP_S = 0.05
 IDLE_GRACE_S = 0.9  # an idle connection may bring one more request after the drain began; then it ends
 STOP_MARGIN_S = 5.0  # what GRACEFUL_TIMEOUT_SECONDS leaves for stopping children and closing the journal
+HURRY_S = 0.7  # what sockets have for their goodbyes where the end is to be quick
 LINGER_S = 1.0
 RETRY_START_S = 1.0
-EARLY_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
+RELOAD_LOOK_S = 0.1
+COMING_UP, SERVING, DRAINING = range(3)  # what a worker is at, as the length of the file that it shares with the master
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+EARLY_SIGNALS = {*STOP_SIGNALS, signal.SIGHUP}
+PR_SET_PDEATHSIG = 1
+LOAD = "from gunicorn.app.wsgiapp import WSGIApplication as App; App('').load(); print('loaded')"
 QUIET_PATHS = {"/healthz", "/readyz", "/health"}
 CHECKING = bool({"--check-config", "--print-config"} & set(sys.argv))  # for a person: nothing is served or logged
 
@@ -53,6 +61,7 @@ kept = sys.modules.setdefault("bridge_master", types.ModuleType("bridge_master")
 if not CHECKING and not hasattr(kept, "lock_fd"):
     # At the start: what comes before the master's handlers stand waits for them (when_ready).
     signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
+libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 logs = runpy.run_path(str(HERE / "app" / "telemetry" / "logs.py"), run_name="bridge_logs")
 
 
@@ -62,7 +71,8 @@ def run_child(*argv, limit_s, wanted=lambda: True):
     It ends early, with code -1, when the time is up or it is not ``wanted`` any more.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = subprocess.Popen(argv, cwd=HERE, stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+        child = subprocess.Popen(argv, cwd=HERE, process_group=0, preexec_fn=end_with_parent, **streams)
         deadline = time.monotonic() + limit_s
         while child.poll() is None:
             if time.monotonic() > deadline or not wanted():
@@ -73,6 +83,12 @@ def run_child(*argv, limit_s, wanted=lambda: True):
         for stream in (out, err):
             stream.seek(0)
         return child.returncode, out.read().decode(), err.read().decode(errors="replace")
+
+
+def end_with_parent():
+    """In a child: be killed when the parent is, for nobody else would know of it."""
+    if libc is not None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def last_line(text):
@@ -184,12 +200,14 @@ def problem(refusal, request_id, *, with_body=True):
 
 def response_class(worker):
     class Response(gunicorn.http.wsgi.Response):
-        """Names no software, and ends its connection once the worker drains, even if it began before."""
+        """Names no software, and ends its connection where the worker drains as its headers are written.
 
-        def should_close(self):
-            return not worker.alive or super().should_close()
+        What those promised holds: a client that was told "keep-alive" may be sending its next request already.
+        """
 
         def default_headers(self):
+            if not worker.alive:
+                self.force_close()
             return [line for line in super().default_headers() if not line.startswith("Server:")]
 
     return Response
@@ -207,10 +225,11 @@ class DrainWorker(GeventWorker):
     """
 
     _alive = True
+    leaving = False  # in the master: it has told this worker to go
 
     def __init__(self, *args, **kwargs):
         self._servers = []
-        self._idle = {}  # greenlet of a connection → its socket, while no request is in hand
+        self._idle = {}  # greenlet of a connection → its socket and since when, while no request is in hand
         self._edge = None  # set: the drain has begun
         self._hurry = False
         super().__init__(*args, **kwargs)
@@ -235,8 +254,13 @@ class DrainWorker(GeventWorker):
         gunicorn.http.wsgi.Response = response_class(self)
         try:
             super().init_process()
-        except Exception as exc:
-            if self.booted or not os.fstat(kept.served_fd).st_size:
+        except (Exception, SystemExit) as exc:
+            if self.booted or not self.alive:
+                raise
+            if not has_served():
+                if isinstance(exc, SystemExit):
+                    # As it is, gunicorn would start the next one at once, for ever.
+                    raise RuntimeError(f"the application ended while it was loaded: {exc}") from exc
                 raise
             # gunicorn would end the whole server, other workers too, for a full disk, a locked journal or an .env that
             # a reload refused. It has served before, so it can again: exit with another code, and be started anew.
@@ -258,7 +282,6 @@ class DrainWorker(GeventWorker):
 
     def run(self):
         self._edge = Event()
-        os.write(kept.served_fd, b".")
         for listener in self.sockets:
             listener.setblocking(1)
             # gunicorn asks the listener for its name at each connection; a closed one could not say it any more.
@@ -266,11 +289,22 @@ class DrainWorker(GeventWorker):
             server = StreamServer(listener, handle=partial(self.handle, named), spawn=self.worker_connections)
             server.start()
             self._servers.append(server)
+        os.write(kept.served_fd, b".")
+        self._tell(SERVING)
         if not self.alive:  # told to go while it came up
             gevent.spawn(self._drain)
         while not self._edge.wait(1.0):
             self.notify()
         self._finish(time.monotonic(), self.cfg.graceful_timeout)
+
+    def _tell(self, state):
+        """Have the master know. It may look until the worker's file is gone with both."""
+        os.ftruncate(self.tmp.fileno(), state)
+        self.tmp.notify()  # the file's time is the sign of life
+
+    @property
+    def state(self):
+        return os.fstat(self.tmp.fileno()).st_size
 
     def handle_quit(self, sig, frame):
         """QUIT (a second Ctrl-C): go now; children are still stopped and the journal closed."""
@@ -281,7 +315,7 @@ class DrainWorker(GeventWorker):
 
     def handle(self, listener, client, addr):
         connection = gevent.getcurrent()
-        self._idle[connection] = client
+        self._idle[connection] = client, time.monotonic()
         try:
             super().handle(listener, client, addr)
         finally:
@@ -294,14 +328,14 @@ class DrainWorker(GeventWorker):
         try:
             super().handle_request(listener_name, req, sock, addr)
             # What the application left of the body stands before the next request; more than a bound is not waited for.
-            if not self.alive or (req.body is not None and not self._discard(req.body.read)):
+            if req.body is not None and not self._discard(req.body.read):
                 raise StopIteration
         except StopIteration:
             if req.body is not None:
                 self._discard(req.body.read)
             raise
         finally:
-            self._idle[connection] = sock
+            self._idle[connection] = sock, time.monotonic()
 
     def handle_error(self, req, client, addr, exc):
         """Answer what never reached the application, or left it as an exception. Nothing of the request is echoed."""
@@ -342,27 +376,35 @@ class DrainWorker(GeventWorker):
     def _drain(self):
         for server in self._servers:
             server.close()
+        self._tell(DRAINING)
         self._edge.set()
         if self.bridge:
             self._guarded(self.bridge.drain)
-        gevent.sleep(IDLE_GRACE_S)
-        for client in list(self._idle.values()):
-            try:
-                client._sock.shutdown(socket.SHUT_RD)  # the raw one: gevent's own logs an error at its reader
-            except (OSError, AttributeError):
-                continue
+
+    def _end_idle(self, before):
+        """Close the connections that have been idle since ``before``."""
+        for client, since in list(self._idle.values()):
+            if since <= before:
+                try:
+                    client._sock.shutdown(socket.SHUT_RD)  # the raw one: gevent's own logs an error at its reader
+                except (OSError, AttributeError):
+                    continue
 
     def _finish(self, started, grace_s):
         deadline = started + max(grace_s - STOP_MARGIN_S, grace_s * 0.4)
-        while time.monotonic() < deadline and not self._hurry and not self._done():
+        while time.monotonic() < deadline and not self._done():
+            if self._hurry:
+                self._hurry, deadline = False, min(deadline, time.monotonic() + HURRY_S)
+            if time.monotonic() >= started + IDLE_GRACE_S:
+                self._end_idle(time.monotonic() - IDLE_GRACE_S)
             self.notify()
             gevent.sleep(STEP_S)
         self.notify()
+        for server in self._servers:
+            server.stop(timeout=0)  # who is still there has been told, and lets go of the journal before it closes
         if self.bridge:
             with gevent.Timeout(max(0.5, started + grace_s - 0.5 - time.monotonic()), False):
                 self._guarded(self.bridge.stop)
-        for server in self._servers:
-            server.stop(timeout=0)
 
     def _done(self):
         busy = any(server.pool.size != server.pool.free_count() for server in self._servers)
@@ -376,29 +418,106 @@ class DrainWorker(GeventWorker):
             self.log.exception("drain step failed")
 
 
-# -- hooks ------------------------------------------------------------------------------------------
+# -- the master -------------------------------------------------------------------------------------
 
 
-def on_reload(server):
-    server.log.info("configured", extra={"summary": settings["summary"]})
+def has_served():
+    """Whether any worker, of any generation, has come up."""
+    return os.fstat(kept.served_fd).st_size > 0
 
 
-def when_ready(server):
-    on_reload(server)
-    server.handle_hup = lambda: reload_if_good(server)
-    server.handle_int = server.handle_term  # a second one, while it stops, is gunicorn's quick shutdown
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
+class WorkersStarted(Exception):
+    """A reload has come to where gunicorn would wait for the old workers' end."""
 
 
-def reload_if_good(server):
-    """HUP: settings and code are tried out in a child first; where they fail the old workers stay."""
-    argv = [sys.executable, "-m", "gunicorn", "--check-config", "-c", str(HERE / "gunicorn.conf.py")]
-    wanted = lambda: not asked_to_stop(server.SIG_QUEUE)  # noqa: E731
-    code, _, err = run_child(*argv, server.app.app_uri, limit_s=RELOAD_CHECK_LIMIT_S, wanted=wanted)
-    if code == 0:
-        type(server).handle_hup(server)
-    elif wanted():
-        server.log.error("reload refused, the old workers stay: %s", last_line(err))
+class Master(Arbiter):
+    """gunicorn's master, with workers counted by what they are at.
+
+    gunicorn takes a worker that drains for one that serves, ends the old ones of a reload before new ones answer, and
+    then waits for their end and does nothing else. Here a worker that drains is followed by another at once, whoever
+    told it to; old workers go when new ones have come up, so they stay while these cannot; no signal has to wait.
+    Its code is that of the start: a reload brings new workers, not a new master.
+    """
+
+    generation = 0  # older workers (``age`` counts up) are those of before the last reload
+    _reloading = False
+
+    def wait_for_signals(self, timeout=1.0):
+        """One at a time, so that those behind it can be seen while it is handled."""
+        changing = any(worker.age <= self.generation and not worker.leaving for worker in self.WORKERS.values())
+        try:
+            found = self.SIG_QUEUE.get(timeout=RELOAD_LOOK_S if changing else timeout)
+        except queue.Empty:
+            return []
+        return [] if found == self.WAKEUP_REQUEST else [found]
+
+    def handle_hup(self):
+        """Settings and code are tried out first; where they fail the old workers stay."""
+        wanted = lambda: not asked_to_stop(self.SIG_QUEUE)  # noqa: E731
+        reason = self._reason_against_reload(wanted)
+        if not reason:
+            super().handle_hup()
+        elif wanted():
+            self.log.error("reload refused, the old workers stay: %s", reason)
+
+    def handle_int(self):
+        """As TERM; a second one, while it stops, is gunicorn's quick shutdown."""
+        self.handle_term()
+
+    def reload(self):
+        self.generation, self._reloading = self.worker_age, True
+        try:
+            super().reload()
+        except WorkersStarted:
+            self.log.debug("new workers start, %d old ones stay until then", len(self.WORKERS) - self.num_workers)
+        finally:
+            self._reloading = False
+
+    def manage_workers(self):
+        if self._reloading:
+            raise WorkersStarted
+        new = [w for w in self.WORKERS.values() if w.age > self.generation and not w.leaving and w.state != DRAINING]
+        for _ in range(self.num_workers - len(new)):
+            self.spawn_worker()
+        if sum(worker.state == SERVING for worker in new) >= self.num_workers:
+            old = [worker for worker in self.WORKERS.values() if worker.age <= self.generation]
+            surplus = sorted(new, key=lambda worker: worker.age)[: len(new) - self.num_workers]
+            for worker in (*old, *surplus):
+                if not worker.leaving:
+                    worker.leaving = True
+                    self.kill_worker(worker.pid, signal.SIGTERM)
+
+    def spawn_worker(self):
+        # Until it has handlers of its own (init_signals) a worker would lose signals in the queue that it has from us.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            return super().spawn_worker()
+        except SystemExit as exc:  # in the worker, at its end
+            if exc.code in (self.WORKER_BOOT_ERROR, self.APP_LOAD_ERROR) and has_served():
+                # It has not come to where that is seen to, and the whole server would end.
+                monkey.get_original("time", "sleep")(RETRY_START_S)
+                exc.code = 1
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def _reason_against_reload(self, wanted):
+        code, out, err = run_child(sys.executable, "-m", "app.settings", limit_s=SETTINGS_LIMIT_S, wanted=wanted)
+        if code:
+            return last_line(err)
+        bind = json.loads(out)["bind"]
+        if bind != kept.settings["bind"]:
+            # Where it cannot listen, gunicorn would end; and it asks after it has closed the address that it has.
+            host, port = util.parse_address(bind)
+            try:
+                socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+            except OSError as exc:
+                return f"BIND: cannot listen on {bind}: {exc.strerror or exc}"
+        argv = [sys.executable, "-c", LOAD, "--check-config", "-c", str(HERE / "gunicorn.conf.py"), self.app.app_uri]
+        code, out, err = run_child(*argv, limit_s=RELOAD_CHECK_LIMIT_S, wanted=wanted)
+        if code == 0 and last_line(out) != "loaded":
+            return "the application ended while it was loaded"
+        return last_line(err) if code else ""
 
 
 def asked_to_stop(signals):
@@ -410,17 +529,23 @@ def asked_to_stop(signals):
     except queue.Empty:
         for number in waiting:
             signals.put_nowait(number)
-    return not {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}.isdisjoint(waiting)
+    return not STOP_SIGNALS.isdisjoint(waiting)
+
+
+# -- hooks ------------------------------------------------------------------------------------------
+
+
+def on_reload(server):
+    server.log.info("configured", extra={"summary": settings["summary"]})
+
+
+def when_ready(server):
+    on_reload(server)
+    server.__class__ = Master
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
 
 
 def post_fork(server, worker):
-    # A worker would lose signals in the master's queue; they wait until its own handlers stand (init_signals).
-    signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
-    if asked_to_stop(server.SIG_QUEUE):  # in our copy of it: since the fork, or the master is about to say so again
-        os.kill(os.getpid(), signal.SIGTERM)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from app.telemetry import context
     from app.telemetry.logs import configure
 
