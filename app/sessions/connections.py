@@ -24,6 +24,7 @@ JOURNAL_AWAY_S = 0.5
 BREATH_S = 1e-6  # not 0: then the loop looks at its sockets only after fifty such pauses
 RECONNECT = {"afterMs": 500, "jitterMs": 3000}
 DRAIN_SPREAD_S = 0.5
+GOODBYE_LIMIT_S = 2.0
 
 FORGET_WORKERS, FORGET_CONNECTIONS = 100, 500
 DONE, RESTART, REPLACED = 1000, 1012, 4409
@@ -64,6 +65,12 @@ class Connection:
         self.leaving = self.leaving or (code, reason)
         if self.watch is not None:
             self.watch.wake()
+
+
+def shutdown_frame(session_id: str | None, last_seq: int) -> str:
+    """What is said before a close with 1012; a socket that has said no ``hello`` has no session to come back to."""
+    reconnect = {**RECONNECT, "sessionId": session_id, "lastSeq": last_seq}
+    return json.dumps({"type": "server_shutdown", "reconnect": reconnect})
 
 
 class Connections:
@@ -132,6 +139,12 @@ class Connections:
         for connection in list(self._open):
             delay_s = random.uniform(0, DRAIN_SPREAD_S)  # noqa: S311 - spreads load, guards nothing
             gevent.spawn_later(delay_s, connection.leave, RESTART, "restarting")
+        gevent.spawn_later(DRAIN_SPREAD_S + GOODBYE_LIMIT_S, self._give_up)
+
+    def _give_up(self) -> None:
+        """A reader that stands still would hold the worker up for as long as a write to it may take."""
+        for connection in list(self._open):
+            gevent.spawn(connection.socket.close, RESTART, "restarting")
 
     def follow(self, connection: Connection) -> None:
         """Write the session's events to the socket as they are journalled, until it closes. Nothing queues here: a
@@ -176,8 +189,7 @@ class Connections:
             # Durable before the client is told to come back; who closes together is counted in one transaction.
             if connection.before_restart is not None:
                 connection.before_restart()
-            reconnect = {**RECONNECT, "sessionId": connection.session_id, "lastSeq": connection.cursor}
-            connection.socket.send(json.dumps({"type": "server_shutdown", "reconnect": reconnect}))
+            connection.socket.send(shutdown_frame(connection.session_id, connection.cursor))
         connection.socket.close(code, reason)
 
     def _is_replaced(self, connection: Connection) -> bool:

@@ -25,7 +25,7 @@ from app.errors import (
 )
 from app.lifecycle import BridgeWorker
 from app.sessions import frames
-from app.sessions.connections import Connection
+from app.sessions.connections import Connection, shutdown_frame
 from app.telemetry import context
 from app.web import auth
 from app.web.problems import error_frame
@@ -90,7 +90,8 @@ class _Served:
             self._bridge.limits.leave_return(self._environ)
             self._refuse(exc, exc.close_code or BAD_HELLO)
         except BaseError as exc:
-            self._refuse(exc, exc.close_code or BAD_HELLO)
+            frame = shutdown_frame(None, 0) if isinstance(exc, DrainingError) else None
+            self._refuse(exc, exc.close_code or BAD_HELLO, frame=frame)
         except Exception:
             # What leaves here, Flask would answer as an HTTP page in the middle of the socket's stream.
             log.exception("connection failed by a bug")
@@ -191,9 +192,9 @@ class _Served:
         if len(self._bad_frames) == BAD_FRAMES_MAX and now - self._bad_frames[0] <= BAD_FRAMES_WINDOW_S:
             self._socket.close(BAD_HELLO, "too many bad frames")
 
-    def _refuse(self, error: BaseError, close_code: int) -> None:
+    def _refuse(self, error: BaseError, close_code: int, *, frame: str | None = None) -> None:
         try:
-            self._socket.send(error_frame(error, self._request_id))
+            self._socket.send(frame or error_frame(error, self._request_id))
         except ConnectionGone:
             return
         log.info("connection refused", extra={"code": error.code, "closeCode": close_code})

@@ -671,7 +671,9 @@ def test_a_socket_that_has_not_said_hello_does_not_hold_up_a_restart(restarting:
 
     restarting.term()
 
-    refused(silent, code=1012, error="draining")
+    reconnect = silent.receive("server_shutdown")["reconnect"]
+    assert reconnect == {"afterMs": 500, "jitterMs": 3000, "sessionId": None, "lastSeq": 0}
+    assert silent.wait_closed() == 1012
     assert restarting.wait() == 0
     silent.disconnect()
 

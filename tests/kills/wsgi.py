@@ -4,7 +4,8 @@ Files in ``TEST_FOLDER`` tell it what to do. ``die`` holds ``WHEN WHAT NTH``: th
 ``after`` the NTH change that carries WHAT, an event (``tool_started``), an event of a tool (``tool_started:NAME``), a
 document (``put:draft``), or after an input was claimed (``claim``). It is the journal that dies, for nothing else sees
 each moment between two commits. The agent is the offline one, but a message ``hold NAME`` is answered once the file
-NAME exists, the message ``die`` kills its worker, and no repair goes on while the file ``hold-repairs`` exists.
+NAME exists, ``stream NAME`` too, with a piece of text all the while, the message ``die`` kills its worker, and no
+repair goes on while the file ``hold-repairs`` exists.
 """
 
 import os
@@ -77,7 +78,7 @@ class HeldAgent:
         word, _, name = turn.prompt.partition(" ")
         if turn.prompt == "die":
             end()
-        if word != "hold":
+        if word not in ("hold", "stream"):
             while turn.kind == "repair" and (FOLDER / "hold-repairs").exists():
                 gevent.sleep(0.02)
             yield from OfflineAgent().run(turn)
@@ -86,6 +87,8 @@ class HeldAgent:
         yield TextDelta(message_id, "holding ")
         while not (FOLDER / name).exists():
             gevent.sleep(0.02)
+            if word == "stream":
+                yield TextDelta(message_id, "and ")
         yield TextDelta(message_id, name)
         yield TextFinal(message_id, f"held {name}")
         yield Finished("completed")
