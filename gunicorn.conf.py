@@ -512,7 +512,7 @@ class Master(Arbiter):
             try:
                 socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
             except OSError as exc:
-                return f"BIND: cannot listen on {bind}: {exc.strerror or exc}"
+                return f"BIND: cannot listen on {bind}: {os.strerror(exc.errno) if exc.errno else exc}"
         argv = [sys.executable, "-c", LOAD, "--check-config", "-c", str(HERE / "gunicorn.conf.py"), self.app.app_uri]
         code, out, err = run_child(*argv, limit_s=RELOAD_CHECK_LIMIT_S, wanted=wanted)
         if code == 0 and last_line(out) != "loaded":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.kills.conftest import mortal_bridge
 from tests.kills.load import Caller, Follower
 from tests.kills.story import LIMIT_S, Story
-from tests.support.server import wait_for
+from tests.support.server import BridgeServer, wait_for
 
 SOCKETS, PER_SECOND, CALLERS = 50, 50, 10
 
@@ -39,7 +40,7 @@ def test_nobody_notices_a_reload_under_load(tmp_path: Path, workers: int, reload
                 wait_for(lambda: all(f.goodbyes or f.error for f in followers), limit_s=LIMIT_S, what="goodbyes")
                 (tmp_path / "released").touch()
             else:  # the next one comes while this one's workers are coming up
-                wait_for(lambda: len(set(server.worker_pids()) - old) == workers, limit_s=LIMIT_S, what="new workers")
+                wait_for(partial(_all_new, server, old, workers), limit_s=LIMIT_S, what="new workers")
         wait_for(lambda: all(f.follows(20 + reloads) for f in followers), limit_s=LIMIT_S, what="every socket")
         wait_for(lambda: len(server.worker_pids()) == workers, limit_s=LIMIT_S, what="the old workers' end")
         assert not first & set(server.worker_pids())
@@ -74,6 +75,10 @@ def test_nobody_notices_a_reload_under_load(tmp_path: Path, workers: int, reload
         story.check(inputs=1)
         assert not server.log_lines(level="error")
         assert not server.log_lines(level="warning")
+
+
+def _all_new(server: BridgeServer, old: set[int], workers: int) -> bool:
+    return len(set(server.worker_pids()) - old) == workers
 
 
 def _history(follower: Follower) -> list[int]:

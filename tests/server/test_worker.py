@@ -12,13 +12,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.projects import PROJECT, TINY_APP, tiny_project
-from tests.support.server import BridgeServer, wait_for
+from tests.support.server import BridgeServer, free_port, wait_for
 
 SOFTWARE = re.compile(rb"gunicorn|gevent|python|werkzeug|flask", re.IGNORECASE)
 
@@ -49,6 +52,20 @@ def keep_alive(server: BridgeServer) -> http.client.HTTPConnection:
     assert response.headers["Connection"] == "keep-alive"
     response.read()
     return connection
+
+
+def patient(project: Path) -> None:
+    """Idle connections have long to bring one more request, so that a busy machine does not miss it."""
+    path = project / "gunicorn.conf.py"
+    path.write_text(path.read_text().replace("IDLE_GRACE_S = 0.9", "IDLE_GRACE_S = 9.0"))
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(f"{path.read_text()}\n{text}")
+
+
+def at(line: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(line["timestamp"])
 
 
 class InFlight:
@@ -82,12 +99,11 @@ class InFlight:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_connection_does_not_hold_the_end(server: BridgeServer, number: int) -> None:
     idle = keep_alive(server)
-    began = time.monotonic()
 
     server.send_signal(number)
 
-    assert server.wait(limit_s=10) == 0
-    assert time.monotonic() - began < 2.5
+    assert server.wait(limit_s=15) == 0  # keep-alive would end after 130 s, the grace after 25
+    server.stop()
     assert idle.sock is not None and idle.sock.recv(1) == b""
     assert [line["message"] for line in server.log_lines(logger="tiny")] == [
         "bridge started",
@@ -120,42 +136,58 @@ def test_the_listener_closes_at_once(server: BridgeServer) -> None:
     assert request.result().status == 200
 
 
-def test_an_idle_connection_may_bring_one_more_request_as_the_drain_begins(server: BridgeServer) -> None:
-    idle = keep_alive(server)
-    server.term()
-    # At once: how long the worker waits for such a request is a fraction of a second, which a busy machine may miss.
-    idle.request("GET", "/version")
+def test_an_idle_connection_may_bring_one_more_request_as_the_drain_begins(project: Path) -> None:
+    patient(project)
+    with BridgeServer(project=project) as server:
+        idle = keep_alive(server)
+        server.term()
+        server.wait_log("bridge drained")
+        idle.request("GET", "/version")
 
-    assert idle.getresponse().status == 200
+        response = idle.getresponse()
+        assert (response.status, response.headers["Connection"]) == (200, "close")
+
+
+def test_a_connection_that_was_promised_to_stay_open_may_bring_its_next_request(project: Path) -> None:
+    patient(project)
+    with BridgeServer(project=project) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection.request("GET", "/stream")
+        response = connection.getresponse()
+        assert response.headers["Connection"] == "keep-alive"
+        server.term()
+        server.wait_log("bridge drained")
+        (project / "stream-ends").touch()
+        assert response.read() == b"begun ended"
+
+        connection.request("GET", "/version")
+        assert connection.getresponse().status == 200
 
 
 def test_the_worker_waits_for_the_application(project: Path) -> None:
     with BridgeServer({"TINY_TURN_S": 1.5}, project=project) as server:
-        began = time.monotonic()
         server.term()
-        assert server.wait(limit_s=10) == 0
-        assert 1.5 <= time.monotonic() - began < 4
+        drained = server.wait_log("bridge drained")
+        assert server.wait(limit_s=15) == 0
+        stopped = server.wait_log("bridge stopped")
+        assert at(stopped) - at(drained) >= timedelta(seconds=1.5)
 
 
 def test_the_worker_stops_the_application_when_the_grace_is_over(project: Path) -> None:
-    with BridgeServer({"TINY_TURN_S": 60, "GRACEFUL_TIMEOUT_SECONDS": 6}, project=project) as server:
-        began = time.monotonic()
+    with BridgeServer({"TINY_TURN_S": 600, "GRACEFUL_TIMEOUT_SECONDS": 6}, project=project) as server:
         server.term()
-        assert server.wait(limit_s=10) == 0
-        assert time.monotonic() - began < 5
-        assert server.log_lines("bridge stopped")
+        assert server.wait(limit_s=20) == 0
+        assert server.wait_log("bridge stopped"), "it ended by itself"
         assert not server.log_lines(level="error")
 
 
 def test_a_second_ctrl_c_is_quick_and_still_stops_the_application(project: Path) -> None:
-    with BridgeServer({"TINY_TURN_S": 60}, project=project) as server:
+    with BridgeServer({"TINY_TURN_S": 600, "GRACEFUL_TIMEOUT_SECONDS": 300}, project=project) as server:
         server.send_signal(signal.SIGINT)
         server.wait_log("bridge drained")
-        began = time.monotonic()
         server.send_signal(signal.SIGINT)
-        assert server.wait(limit_s=5) == 0
-        assert time.monotonic() - began < 2
-        assert server.log_lines("bridge stopped")
+        assert server.wait(limit_s=15) == 0
+        assert server.wait_log("bridge stopped")
 
 
 def test_workers_end_when_their_master_is_killed(server: BridgeServer) -> None:
@@ -175,14 +207,28 @@ def test_a_killed_worker_is_followed_by_a_new_one(server: BridgeServer) -> None:
     assert server.wait_log("bridge started")
 
 
-@pytest.mark.parametrize("broken", ["import nothing_there\n", "def broken(:\n"], ids=["exception", "syntax"])
-def test_a_worker_that_cannot_start_does_not_end_a_server_that_has_served(server: BridgeServer, broken: str) -> None:
-    (server.project / "wsgi.py").write_text(broken)
+@pytest.mark.parametrize(
+    ("file", "broken", "said"),
+    [
+        ("wsgi.py", "import nothing_there\n", "nothing_there"),
+        ("wsgi.py", "def broken(:\n", "invalid syntax"),
+        ("wsgi.py", "raise SystemExit(0)\n", "could not start"),
+        ("app/telemetry/context.py", "import nothing_there\n", "nothing_there"),
+    ],
+    ids=["exception", "syntax", "exit", "before the application"],
+)
+def test_a_worker_that_cannot_start_does_not_end_a_server_that_has_served(
+    server: BridgeServer, file: str, broken: str, said: str
+) -> None:
+    good = (server.project / file).read_text()
+    (server.project / file).write_text(broken)
     server.kill_worker()
 
-    failed = server.wait_log("a worker could not start, another is tried", level="error")
-    assert "nothing_there" in failed["reason"] or "invalid syntax" in failed["reason"]
-    (server.project / "wsgi.py").write_text(TINY_APP)
+    def failed() -> bool:
+        return any(said in json.dumps(line) for line in server.log_lines(level="error"))
+
+    wait_for(failed, what="an error line")
+    (server.project / file).write_text(good)
     server.wait_healthy()
     assert server.get("/version").json == {"version": "one"}
 
@@ -211,6 +257,7 @@ def test_no_request_fails_during_a_reload(server: BridgeServer) -> None:
                 statuses.append(server.get("/version").status)
             except OSError as exc:
                 failures.append(repr(exc))
+            time.sleep(0.01)  # a pace that leaves the reload some of the machine
 
     asker = threading.Thread(target=ask)
     asker.start()
@@ -229,11 +276,14 @@ def test_no_request_fails_during_a_reload(server: BridgeServer) -> None:
         (lambda server: (server.project / "wsgi.py").write_text("def broken(:\n"), "SyntaxError"),
         (lambda server: (server.project / "app" / "settings.py").write_text("import nothing_there\n"), "nothing_there"),
         (lambda server: (server.project / "gunicorn.conf.py").write_text("1 / 0\n"), "ZeroDivisionError"),
+        (lambda server: append(server.project / "gunicorn.conf.py", "timeout = 'never'\n"), "never"),
+        (lambda server: append(server.project / "wsgi.py", "import a_module_to_be_installed\n"), "to_be_installed"),
+        (lambda server: append(server.project / "wsgi.py", "raise SystemExit(0)\n"), "ended while it was loaded"),
     ],
-    ids=["settings", "syntax", "import", "gunicorn.conf.py"],
+    ids=["settings", "syntax", "import", "gunicorn.conf.py", "gunicorn's setting", "missing module", "exit"],
 )
 def test_a_bad_reload_keeps_the_old_workers_and_logs_one_error(server: BridgeServer, change, reason: str) -> None:  # type: ignore[no-untyped-def]
-    workers = server.worker_pids()
+    workers, idle = server.worker_pids(), keep_alive(server)
     change(server)
 
     server.hup(wait=False)
@@ -241,20 +291,152 @@ def test_a_bad_reload_keeps_the_old_workers_and_logs_one_error(server: BridgeSer
     error = wait_for(lambda: server.log_lines(level="error"), what="an error line")[0]
     assert error["message"].startswith("reload refused") and reason in error["message"]
     assert server.worker_pids() == workers
-    assert server.get("/version").json == {"version": "one"}
+    idle.request("GET", "/version")
+    assert json.loads(idle.getresponse().read()) == {"version": "one"}
     assert len(server.log_lines(level="error")) == 1
 
 
+def test_a_good_reload_may_follow_a_bad_one(server: BridgeServer) -> None:
+    (server.project / "wsgi.py").write_text("def broken(:\n")
+    server.hup(wait=False)
+    wait_for(lambda: server.log_lines(level="error"), what="an error line")
+    (server.project / "wsgi.py").write_text(TINY_APP.replace('VERSION = "one"', 'VERSION = "two"'))
+
+    server.hup()
+
+    assert server.get("/version").json == {"version": "two"}
+
+
 def test_term_is_not_held_up_by_the_check_of_a_reload(server: BridgeServer) -> None:
-    (server.project / "wsgi.py").write_text("import time; time.sleep(20)\n")
+    (server.project / "wsgi.py").write_text("import time; time.sleep(600)\n")
     server.hup(wait=False)
     server.wait_log("Handling signal: hup")
-    began = time.monotonic()
 
     server.term()
 
-    assert server.wait(limit_s=10) == 0
-    assert time.monotonic() - began < 3
+    assert server.wait(limit_s=15) == 0
+
+
+def test_old_workers_stay_while_new_ones_cannot_come_up(server: BridgeServer) -> None:
+    old = server.worker_pids()
+    fails = TINY_APP.replace("bridge started", "%s").replace('VERSION = "one"', 'VERSION = "two"')
+    fails = fails.replace('log.info("%s")', "open('key').close()")
+    (server.project / "wsgi.py").write_text(fails)
+
+    server.hup(wait=False)
+    server.wait_log("a worker could not start, another is tried", level="error")
+    assert server.get("/version").json == {"version": "one"}
+    assert set(old) <= set(server.worker_pids())
+
+    (server.project / "key").touch()
+    wait_for(lambda: not set(old) & set(server.worker_pids()), what="only new workers")
+    assert server.get("/version").json == {"version": "two"}
+
+
+@pytest.fixture
+def movable(project: Path) -> Iterator[BridgeServer]:
+    """Its address comes from ``.env``."""
+    server = BridgeServer({"BIND": None}, project=project)
+    server.write_env(f"BIND=127.0.0.1:{server.port}")
+    with server:
+        yield server
+
+
+def test_a_reload_moves_to_another_address(movable: BridgeServer) -> None:
+    before, movable.port = movable.port, free_port()
+    movable.write_env(f"BIND=127.0.0.1:{movable.port}")
+
+    movable.hup()
+
+    assert movable.get("/version").status == 200
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", before), timeout=1)
+
+
+def test_a_reload_to_an_address_that_is_taken_is_refused(movable: BridgeServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        movable.write_env(f"BIND=127.0.0.1:{taken}")
+        movable.hup(wait=False)
+        error = wait_for(lambda: movable.log_lines(level="error"), what="an error line")[0]
+
+    assert error["message"].endswith(f"BIND: cannot listen on 127.0.0.1:{taken}: Address already in use")
+    assert movable.get("/version").status == 200
+
+
+def test_term_acts_at_once_while_a_reload_waits_for_old_workers(project: Path) -> None:
+    with BridgeServer({"TINY_TURN_S": 2}, project=project) as server:
+        server.hup(wait=False)
+        server.wait_log("bridge drained")
+
+        server.term()
+
+        assert server.wait(limit_s=20) == 0
+        assert server.stop() == 0
+        said = [line["message"].partition(" ")[2] for line in server.log_lines(logger="tiny")]
+        assert said == ["started", "started", "drained", "drained", "stopped", "stopped"]
+
+
+def test_a_worker_that_dies_while_old_ones_drain_is_followed_by_another(project: Path) -> None:
+    with BridgeServer({"TINY_TURN_S": 600, "GRACEFUL_TIMEOUT_SECONDS": 20}, project=project) as server:
+        (old,) = server.worker_pids()
+        server.hup(wait=False)
+        server.wait_log("bridge drained")
+        (new,) = set(server.worker_pids()) - {old}
+
+        os.kill(new, signal.SIGKILL)
+
+        wait_for(lambda: server.healthy() and server.get("/healthz").json["pid"] not in (old, new), what="another")
+        assert old in server.worker_pids()
+        server.send_signal(signal.SIGQUIT)
+        assert server.wait(limit_s=15) == 0
+
+
+def test_a_worker_that_is_told_to_go_is_followed_at_once(server: BridgeServer) -> None:
+    request = InFlight(server, 3.0)
+    old = server.kill_worker(signal.SIGTERM)
+
+    wait_for(lambda: len(server.log_lines("bridge started")) == 2, what="another worker")
+    answering = server.get("/healthz").json["pid"]
+
+    assert answering != old and request.response is None
+    assert request.result().status == 200
+    wait_for(lambda: server.worker_pids() == [answering], what="the old worker's end")
+
+
+@pytest.mark.parametrize(
+    "signals", ["TERM HUP TERM", "INT TERM", "HUP HUP TERM", "HUP INT INT", "QUIT"], ids=lambda names: names.lower()
+)
+def test_whatever_comes_together_all_end_by_themselves(project: Path, signals: str) -> None:
+    with BridgeServer({"WEB_CONCURRENCY": 2}, project=project) as server:
+        for name in signals.split():
+            server.send_signal(signal.Signals[f"SIG{name}"])
+
+        assert server.wait(limit_s=20) == 0
+        assert server.stop() == 0
+        said = Counter(line["message"] for line in server.log_lines(logger="tiny"))
+        assert said["bridge started"] == said["bridge drained"] == said["bridge stopped"] >= 1
+        assert not server.log_lines(level="error")
+
+
+def test_term_ends_workers_that_are_still_loading(project: Path) -> None:
+    (project / "wsgi.py").write_text("import time; time.sleep(600)\n")
+    server = BridgeServer({"WEB_CONCURRENCY": 2, "GRACEFUL_TIMEOUT_SECONDS": 300}, project=project)
+    server.start(wait=False)
+    try:
+        wait_for(lambda: len(server.worker_pids()) == 2, what="workers")
+        server.term()
+        assert server.wait(limit_s=15) == 0
+    finally:
+        server.close()
+
+
+def test_an_application_that_exits_as_it_is_loaded_ends_the_start(project: Path) -> None:
+    (project / "wsgi.py").write_text("raise SystemExit(0)\n")
+    server = BridgeServer(project=project).start(wait=False)
+    assert server.wait(limit_s=15) == 3
+    server.close()
+    assert any("ended while it was loaded" in line.get("exception", "") for line in server.log_lines(level="error"))
 
 
 def check_config(project: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -375,16 +557,12 @@ def test_a_reader_that_stops_does_not_stop_the_server(project: Path) -> None:
     with BridgeServer(project=project, read_output=False) as server:
         for _ in range(4):
             assert server.get("/log/500/2000").status == 200  # 4 MB, into a pipe of 64 KiB
-        began = time.monotonic()
         assert server.healthy()
-        assert time.monotonic() - began < 0.5
         server.hup()
         server.kill_worker()
         server.wait_healthy()
-        began = time.monotonic()
         server.term()
-        assert server.wait(limit_s=10) == 0
-        assert time.monotonic() - began < 4
+        assert server.wait(limit_s=20) == 0
 
 
 def test_lines_of_several_workers_do_not_mix(project: Path) -> None:

@@ -67,6 +67,17 @@ def slow(seconds):
     return {"slow": seconds}
 
 
+@app.get("/stream")
+def stream():
+    def pieces():
+        yield "begun "
+        while not os.path.exists("stream-ends"):
+            time.sleep(0.02)
+        yield "ended"
+
+    return pieces()
+
+
 @app.get("/log/<int:lines>/<int:size>")
 def write_log(lines, size):
     for _ in range(lines):

@@ -62,6 +62,7 @@ class BridgeServer:
     """gunicorn with a clean environment; use it as a context manager, or call ``start`` and ``stop``.
 
     :param settings: environment variables; ``BIND``, ``ENV_FILE`` and ``JOURNAL_PATH`` are given unless named here.
+        ``None`` leaves one out.
     :param project: folder to run in; this project where it is left out. It is not written to.
     :param env_file: text of the ``.env`` file; ``write_env`` changes it.
     :param read_output: ``False`` leaves stdout and stderr unread, in a full pipe, until ``begin_to_read``.
@@ -82,7 +83,7 @@ class BridgeServer:
         self.folder = Path(self._temporary.name)
         self.write_env(env_file)
         self._mark = uuid.uuid4().hex
-        self._environment = {
+        environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
@@ -91,8 +92,9 @@ class BridgeServer:
             "ENV_FILE": str(self.folder / ".env"),
             "JOURNAL_PATH": str(self.folder / "journal.db"),
             _MARK: self._mark,
-            **{name: str(value) for name, value in (settings or {}).items()},
+            **(settings or {}),
         }
+        self._environment = {name: str(value) for name, value in environment.items() if value is not None}
         self._read_output = read_output
         self._output: list[str] = []
         self._reader: threading.Thread | None = None
