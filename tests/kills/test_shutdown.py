@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from tests.agents.claude_rig import KEY
 from tests.fakes.messages_api import MessagesApi, say
 from tests.kills.conftest import UNLIMITED
 from tests.support.client import Client
+from tests.support.projects import copy_project
 from tests.support.server import BridgeServer, wait_for
 
 
@@ -83,3 +86,32 @@ def test_a_killed_master_leaves_nothing(server: BridgeServer) -> None:
         server.wait()
         wait_for(lambda: not server.processes(), limit_s=30, what="the end of all")
         assert server.wait_log("Graceful shutdown complete")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["TERM", "INT", "HUP"])
+def test_who_still_reaches_a_worker_that_drains_hears_that_it_is_not_ready(tmp_path: Path, number: int) -> None:
+    project = copy_project(tmp_path / "project")
+    conf = project / "gunicorn.conf.py"
+    conf.write_text(conf.read_text().replace("IDLE_GRACE_S = 0.9", "IDLE_GRACE_S = 9.0"))  # a busy machine is slow
+    with BridgeServer(UNLIMITED, project=project) as server:
+        probe = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        probe.request("GET", "/readyz")
+        response = probe.getresponse()
+        assert (response.status, response.headers["Connection"]) == (200, "keep-alive")
+        response.read()
+
+        server.send_signal(number)
+        server.wait_log("Graceful shutdown started")
+        probe.request("GET", "/readyz")
+        response = probe.getresponse()
+
+        assert (response.status, response.headers["Connection"]) == (503, "close")
+        assert json.loads(response.read())["checks"]["worker"] == "draining"
+        if number != signal.SIGHUP:
+            assert server.wait() == 0
+        assert server.stop() == 0
+        workers = 2 if number == signal.SIGHUP else 1
+        messages = [line["message"] for line in server.log_lines()]
+        assert messages.count("Graceful shutdown started") == messages.count("Graceful shutdown complete") == workers
+        assert [path.name for path in server.folder.rglob("*") if path.is_socket()] == []
+        assert {path.name for path in server.folder.iterdir() if path.is_file()} == {".env", "journal.db"}

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from app.journal import Change, NewEvent, OpenSession
 from app.journal.sqlite import SqliteJournal
 from app.sessions.connections import READ_EVENTS, Connections
+from app.web.socket_io import ConnectionGone
 
 
 class Reader:
@@ -53,3 +55,33 @@ def test_others_get_their_turn_during_a_long_replay(journal: SqliteJournal) -> N
 
     assert turns >= 20
     assert reader.close_code == 1000
+
+
+def test_a_reader_that_stands_still_is_closed_as_its_worker_goes(journal: SqliteJournal) -> None:
+    class Stuck(Reader):
+        """Its peer reads nothing: a write waits until the socket is closed."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.closed, self.writing = Event(), Event()
+
+        def send(self, data: str) -> None:
+            self.writing.set()
+            self.closed.wait()
+            raise ConnectionGone(1012)
+
+        def close(self, code: int = 1000, reason: str = "") -> None:
+            super().close(code, reason)
+            self.closed.set()
+
+    journal.commit(Change(session_id="s", events=[NewEvent("notice", {"level": "info", "text": "x"})]))
+    connections, reader = Connections(journal, holder="w"), Stuck()
+    connection = connections.enter("s", reader, after=0)
+    follower = gevent.spawn(connections.follow, connection)
+    assert reader.writing.wait(10)
+
+    connections.drain()
+
+    assert reader.closed.wait(15)
+    assert reader.close_code == 1012
+    follower.join(5)

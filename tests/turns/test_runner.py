@@ -213,7 +213,7 @@ def test_a_running_turn_can_be_cancelled(bench: Bench) -> None:
 def test_a_cancel_that_comes_with_the_start_is_not_late(bench: Bench) -> None:
     """Between a turn's start in the journal and the moment in which its worker begins to listen."""
     session_id = bench.session()
-    worker = bench.worker(ScriptedAgent(never()), lease_s=10)
+    worker = bench.worker(ScriptedAgent(never()), lease_s=300)
     commit = worker.journal.commit
 
     def cancelled_at_once(change):  # type: ignore[no-untyped-def]
@@ -223,13 +223,10 @@ def test_a_cancel_that_comes_with_the_start_is_not_late(bench: Bench) -> None:
         return committed
 
     worker.journal.commit = cancelled_at_once  # type: ignore[method-assign]
-    began = time.monotonic()
     bench.say(session_id)
-    bench.wait(session_id, "turn_finished")
+    bench.wait(session_id, "turn_finished")  # long before the look by time, which the lease of 300 s sets
 
     assert bench.outcomes(session_id) == ["cancelled"]
-    # The lease is 10 s: it was not the look by time that found the cancel.
-    assert elapsed_ms(began) < 8000
 
 
 def test_a_turn_that_takes_too_long_has_failed(bench: Bench) -> None:
