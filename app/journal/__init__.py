@@ -219,11 +219,31 @@ class OpenSession:
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """The change's session is used now. One that sleeps is put among the live ones where fewer than ``max_live`` are.
+
+    :ivar must_wake: the change is refused with ``TooManySessionsError`` where it cannot be; else it sleeps on.
+    """
+
+    max_live: int = 0
+    must_wake: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What keeps a session awake: any document of ``kind`` with the label ``prefix`` + its id."""
+
+    kind: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """One atomic write. Checked first, in this order: once, fence, expects, session, limit, inputs; then all is
     written.
 
     :ivar session_id: the session whose log ``events`` go to; must be open unless nothing is appended.
+    :ivar activity: see :class:`Activity`; with ``must_wake`` the session must be open.
     :ivar once: idempotency; where the key is known already nothing else is looked at.
     :ivar limit: counts this change as a hit, or refuses it with ``RateLimitError``; a refused change is no hit.
     :ivar fences: every one must be held, with its epoch, by its holder.
@@ -243,6 +263,7 @@ class Change:
     fences: Sequence[Lease] = ()
     expects: Sequence[Expect] = ()
     open_session: OpenSession | None = None
+    activity: Activity | None = None
     add: NewInput | None = None
     max_pending: int | None = None
     start: StartInput | None = None
@@ -301,7 +322,7 @@ class Journal(Protocol):
         :raises StaleDocumentError: an expected version differs, an input is answered already, a turn does not run, or
             a session to open exists.
         :raises RateLimitError: over ``change.limit``; ``retry_after_s`` is long enough.
-        :raises TooManyPendingError: ``max_pending`` exceeded. :raises TooManySessionsError: ``max_live`` exceeded.
+        :raises TooManyPendingError: ``max_pending`` exceeded. :raises TooManySessionsError: ``max_live`` are live.
         """
 
     def events(self, session_id: str, *, after: int = 0, limit: int = 200, types: Sequence[str] = ()) -> list[Event]:
@@ -316,14 +337,25 @@ class Journal(Protocol):
     def sessions(self, *, limit: int = 100, state: str | None = None) -> list[Session]:
         """Open sessions, the most recently active first; ``state`` narrows them."""
 
-    def idle_sessions(self, *, limit: int) -> list[Session]:
-        """Live sessions without an unanswered input, the longest idle first."""
+    def idle_sessions(
+        self, *, limit: int, before: datetime | None = None, after: Session | None = None
+    ) -> list[Session]:
+        """Live sessions without an unanswered input, the longest idle first.
+
+        :param before: those used last before then. :param after: those that follow this one in the order.
+        """
+
+    def sleep(
+        self, session_ids: Sequence[str], *, idle_before: datetime, unless: Sequence[Hold] = (), at_most: int = 1000
+    ) -> list[str]:
+        """Take sessions out of the live set, at most ``at_most``, in the order they are named; returns which.
+
+        Looked at as they are in that moment: one stays that is not live, was used at ``idle_before`` or later, has an
+        unanswered input, or is held by a document.
+        """
 
     def live_sessions(self) -> int:
         """How many sessions are live; constant cost."""
-
-    def touch(self, session_id: str, *, live: bool) -> None:
-        """Note activity now and put the session into (or out of) the live set. A closed one is left as it is."""
 
     def pending(self, session_id: str) -> list[Input]:
         """The session's unanswered inputs, oldest first."""
@@ -351,6 +383,34 @@ class Journal(Protocol):
     def forget(self, *, before: datetime) -> int:
         """Forget idempotency keys taken before ``before`` and hits of an hour ago, a bounded number of each, and the
         leases ``worker:…`` of workers gone for a day; returns how many keys."""
+
+    # What is too old to keep. Each of these does a bounded part, so that no write waits long behind it.
+
+    def find_stale(
+        self, kind: str, *, before: datetime, limit: int = 100, after: Document | None = None
+    ) -> list[Document]:
+        """Documents of ``kind`` that nobody has written since ``before``, the longest unwritten first.
+
+        :param after: those that follow this one in the order.
+        """
+
+    def closed_sessions(self, *, before: datetime, limit: int = 100, after: Session | None = None) -> list[Session]:
+        """Closed sessions whose last event is older than ``before``, oldest first; ``after`` as above."""
+
+    def remove(self, session_id: str, *, limit: int) -> bool:
+        """Remove a closed session's events, at most ``limit``; the last time the session itself and its lease's epoch.
+        Returns whether nothing of it is left. Documents stay."""
+
+    def aged_sessions(self, *, before: datetime, limit: int = 100) -> list[str]:
+        """Open sessions whose oldest event may be older than ``before``."""
+
+    def trim(self, session_id: str, *, before: datetime, keep_from: int | None = None, limit: int) -> int:
+        """Remove an open session's oldest events, at most ``limit`` and none from ``before`` on; returns how many.
+
+        What an unanswered input or its turn needs stays, with all that came later; so does what begins at
+        ``keep_from``. ``first_seq`` moves up. Where nothing can go, :meth:`aged_sessions` names the session again only
+        when as much time has passed as between ``before`` and now.
+        """
 
     def hit(self, limit: Limit) -> float:
         """Count a hit, or refuse it; returns the seconds until one more fits: 0 where it was counted.

@@ -24,14 +24,16 @@ from app.journal import (
     Committed,
     Document,
     Event,
+    Hold,
     Input,
     Lease,
     Limit,
     Session,
     Watch,
+    sqlite_ages,
     sqlite_hits,
 )
-from app.journal.sqlite_change import apply, count_live, prepare, set_state
+from app.journal.sqlite_change import apply, count_live, prepare
 from app.journal.sqlite_schema import SEQ_BITS, connect
 from app.journal.sqlite_schema import prepare as prepare_file
 from app.journal.wakeups import Wakeups
@@ -85,18 +87,6 @@ class SqliteJournal:
 
     def commit(self, change: Change) -> Committed:
         return self._writer.run(partial(apply, prepare(change)))
-
-    def touch(self, session_id: str, *, live: bool) -> None:
-        def operation(connection: sqlite3.Connection) -> tuple[None, Iterable[str]]:
-            query = "SELECT number, state FROM sessions WHERE session_id = ?"
-            row = connection.execute(query, (session_id,)).fetchone()
-            if row is not None and row[1] != "closed":
-                now = (time.time(), row[0])
-                connection.execute("UPDATE sessions SET last_active_at = ? WHERE number = ?", now)
-                set_state(connection, row[0], row[1], "live" if live else "asleep")
-            return None, ()
-
-        self._writer.run(operation)
 
     def claim(self, holder: str, *, ttl_s: float) -> Claim | None:
         def operation(connection: sqlite3.Connection) -> tuple[Claim | None, Iterable[str]]:
@@ -203,12 +193,27 @@ class SqliteJournal:
         )
         return [_session(row) for row in self._read(lambda c: c.execute(query, (*states, limit)).fetchall())]
 
-    def idle_sessions(self, *, limit: int) -> list[Session]:
-        query = (
-            f"SELECT {SESSION} FROM sessions WHERE state = 'live' "
-            "AND NOT EXISTS (SELECT 1 FROM inputs WHERE session = number) ORDER BY last_active_at LIMIT ?"
+    def idle_sessions(
+        self, *, limit: int, before: datetime | None = None, after: Session | None = None
+    ) -> list[Session]:
+        def read(connection: sqlite3.Connection) -> list[Any]:
+            return sqlite_ages.sessions(
+                connection,
+                f"SELECT {SESSION} FROM sessions",
+                "state = 'live' AND NOT EXISTS (SELECT 1 FROM inputs WHERE session = number)",
+                before=before,
+                after=after,
+                limit=limit,
+            )
+
+        return [_session(row) for row in self._read(read)]
+
+    def sleep(
+        self, session_ids: Sequence[str], *, idle_before: datetime, unless: Sequence[Hold] = (), at_most: int = 1000
+    ) -> list[str]:
+        return self._writer.run(
+            partial(sqlite_ages.sleep, list(session_ids), idle_before.timestamp(), list(unless), at_most)
         )
-        return [_session(row) for row in self._read(lambda c: c.execute(query, (limit,)).fetchall())]
 
     def live_sessions(self) -> int:
         return self._read(count_live)
@@ -260,6 +265,32 @@ class SqliteJournal:
             return forgotten, ()
 
         return self._writer.run(operation)
+
+    def find_stale(
+        self, kind: str, *, before: datetime, limit: int = 100, after: Document | None = None
+    ) -> list[Document]:
+        def read(connection: sqlite3.Connection) -> list[Any]:
+            return sqlite_ages.stale(connection, f"SELECT {DOCUMENT} FROM documents", kind, before, after, limit)
+
+        return [_document(row) for row in self._read(read)]
+
+    def closed_sessions(self, *, before: datetime, limit: int = 100, after: Session | None = None) -> list[Session]:
+        def read(connection: sqlite3.Connection) -> list[Any]:
+            query = f"SELECT {SESSION} FROM sessions"
+            return sqlite_ages.sessions(connection, query, "state = 'closed'", before=before, after=after, limit=limit)
+
+        return [_session(row) for row in self._read(read)]
+
+    def remove(self, session_id: str, *, limit: int) -> bool:
+        return self._writer.run(partial(sqlite_ages.remove, session_id, limit))
+
+    def aged_sessions(self, *, before: datetime, limit: int = 100) -> list[str]:
+        query = "SELECT session_id FROM sessions WHERE state <> 'closed' AND oldest_at < ? ORDER BY oldest_at LIMIT ?"
+        rows = self._read(lambda c: c.execute(query, (before.timestamp(), limit)).fetchall())
+        return [session_id for (session_id,) in rows]
+
+    def trim(self, session_id: str, *, before: datetime, keep_from: int | None = None, limit: int) -> int:
+        return self._writer.run(partial(sqlite_ages.trim, session_id, before.timestamp(), keep_from, limit))
 
     def watch(self, *topics: str) -> AbstractContextManager[Watch]:
         return self._wakeups.watch(*topics)

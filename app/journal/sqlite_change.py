@@ -17,7 +17,7 @@ from app.errors import (
     TooManyPendingError,
     TooManySessionsError,
 )
-from app.journal import Change, Committed, NewEvent, NewInput, Put, sqlite_hits
+from app.journal import Activity, Change, Committed, NewEvent, NewInput, Put, sqlite_hits
 from app.journal.sqlite_schema import SEQ_BITS
 
 Row = tuple[int, str, int]
@@ -141,9 +141,12 @@ def _check_session(change: Change, connection: sqlite3.Connection, now: float) -
     query = "SELECT number, state, last_seq FROM sessions WHERE session_id = ?"
     row: Row | None = connection.execute(query, (change.session_id,)).fetchone()
     if opening is None:
-        needs_session = change.events or change.add or change.start or change.close_session
+        waking = change.activity is not None and change.activity.must_wake
+        needs_session = change.events or change.add or change.start or change.close_session or waking
         if needs_session and (row is None or row[1] == "closed"):
             raise SessionNotFoundError("No open session has this id.")
+        if row is not None and change.activity is not None:
+            return _use(row, change.activity, connection, now)
         return row
     if row is not None:
         raise StaleDocumentError("A session with this id exists.")
@@ -156,6 +159,19 @@ def _check_session(change: Change, connection: sqlite3.Connection, now: float) -
     number = cursor.lastrowid or 0
     set_state(connection, number, "", "live")
     return number, "live", 0
+
+
+def _use(row: Row, activity: Activity, connection: sqlite3.Connection, now: float) -> Row:
+    number, state, last_seq = row
+    if state == "asleep":
+        if count_live(connection) < activity.max_live:
+            set_state(connection, number, state, "live")
+            state = "live"
+        elif activity.must_wake:
+            raise TooManySessionsError(f"{activity.max_live} sessions are live.")
+    if state != "closed":
+        connection.execute("UPDATE sessions SET last_active_at = ? WHERE number = ?", (now, number))
+    return number, state, last_seq
 
 
 def _check_inputs(change: Change, session: Row | None, connection: sqlite3.Connection) -> None:
@@ -189,8 +205,8 @@ def _append(prepared: Prepared, number: int, seqs: tuple[int, ...], now: float, 
         frame = f'{{"type":"{event.type}","seq":{seq},"at":"{at}",{tail}'
         rows.append((number << SEQ_BITS | seq, event.type, delta, frame))
     connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", rows)
-    update = "UPDATE sessions SET last_seq = ?, last_active_at = ? WHERE number = ?"
-    connection.execute(update, (seqs[-1], now, number))
+    update = "UPDATE sessions SET last_seq = ?, last_active_at = ?, oldest_at = coalesce(oldest_at, ?) WHERE number = ?"
+    connection.execute(update, (seqs[-1], now, now, number))
 
 
 def _drop_deltas(change: Change, number: int, connection: sqlite3.Connection) -> None:

@@ -80,8 +80,19 @@ CREATE TABLE hits (key TEXT NOT NULL, n INTEGER NOT NULL, at REAL NOT NULL, PRIM
 CREATE INDEX hits_by_age ON hits (at);
 """
 
-STEPS = (FIRST, HITS)
-"""What each version of the schema adds to the one before. A step that was released is never changed."""
+# ``oldest_at``: no event that is kept is older. Indexes for the sweep of idle sessions and for what is too old.
+AGES = """
+DROP INDEX sessions_by_state;
+CREATE INDEX sessions_by_activity ON sessions (state, last_active_at);
+ALTER TABLE sessions ADD COLUMN oldest_at REAL;
+UPDATE sessions SET oldest_at = created_at;
+CREATE INDEX sessions_by_oldest ON sessions (oldest_at) WHERE state <> 'closed';
+CREATE INDEX documents_by_age ON documents (kind, updated_at);
+"""
+
+STEPS = (FIRST, HITS, AGES)
+"""What each version of the schema adds to the one before. A step that was released is never changed; a worker of the
+version before may still be at work when it is taken."""
 SCHEMA_VERSION = len(STEPS)
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import gevent
 from gevent.subprocess import PIPE, Popen
 
 from app.journal import (
+    Activity,
     Change,
     Claim,
     Committed,
@@ -51,6 +53,16 @@ def open_session(journal: Journal, session_id: str | None = None, *, max_live: i
 
 def close_session(journal: Journal, session_id: str) -> None:
     journal.commit(Change(session_id, events=[NewEvent("session_closed", {"reason": "done"})], close_session=True))
+
+
+def use(journal: Journal, session_id: str, *, max_live: int = 1000) -> None:
+    """Note activity of the session, and wake it."""
+    journal.commit(Change(session_id, activity=Activity(max_live, must_wake=True)))
+
+
+def fall_asleep(journal: Journal, session_id: str) -> None:
+    if journal.sleep([session_id], idle_before=datetime.now(UTC) + timedelta(days=1)) != [session_id]:
+        raise AssertionError("it stays awake")
 
 
 def append(journal: Journal, session_id: str, *texts: str) -> Committed:

@@ -20,6 +20,7 @@ from .steps import (
     append,
     ask,
     claimed,
+    fall_asleep,
     let_the_clock_move,
     message,
     open_session,
@@ -92,7 +93,7 @@ def test_a_killed_worker_loses_nothing_that_was_acknowledged(
 
 def test_a_journal_that_is_opened_again_is_as_it_was(journal: Journal, open_journal: Callable[[], Journal]) -> None:
     live, asleep, closed = (open_session(journal) for _ in range(3))
-    journal.touch(asleep, live=False)
+    fall_asleep(journal, asleep)
     append(journal, closed, "before the end")
     journal.commit(Change(closed, close_session=True))
     ask(journal, live, "first", kind="repair", key="r1")

@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from app.errors import SessionNotFoundError, TooManySessionsError
-from app.journal import Change, Journal, NewInput, OpenSession, Put, Session
+from app.errors import SessionNotFoundError, TooManyPendingError, TooManySessionsError
+from app.journal import Activity, Change, Delete, Hold, Journal, NewInput, OpenSession, Put, Session
 
 from .steps import (
     answer,
@@ -18,6 +18,7 @@ from .steps import (
     ask,
     claimed,
     close_session,
+    fall_asleep,
     let_the_clock_move,
     message,
     new_id,
@@ -25,6 +26,7 @@ from .steps import (
     start,
     texts,
     together,
+    use,
 )
 
 
@@ -101,7 +103,7 @@ def test_a_closed_session_makes_room_for_another(journal: Journal, session_id: s
 
 
 def test_a_sleeping_session_makes_room_for_another(journal: Journal, session_id: str) -> None:
-    journal.touch(session_id, live=False)
+    fall_asleep(journal, session_id)
 
     open_session(journal, max_live=1)
 
@@ -124,25 +126,29 @@ def test_live_sessions_are_counted_alike_by_every_worker(journal: Journal, other
     first, second, third = (open_session(handle) for handle in (journal, other, journal))
     assert journal.live_sessions() == other.live_sessions() == 3
 
-    journal.touch(first, live=False)
+    fall_asleep(journal, first)
     close_session(other, second)
     assert journal.live_sessions() == other.live_sessions() == 1
 
-    other.touch(first, live=True)
+    use(other, first)
     close_session(journal, third)
     assert journal.live_sessions() == other.live_sessions() == 1
 
 
-def test_a_session_counts_once_however_often_it_is_touched(journal: Journal, session_id: str) -> None:
+def test_a_session_counts_once_however_often_it_is_used(journal: Journal, session_id: str) -> None:
     open_session(journal)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
     for live, count in [(True, 2), (True, 2), (False, 1), (False, 1), (True, 2)]:
-        journal.touch(session_id, live=live)
+        if live:
+            use(journal, session_id)
+        else:
+            journal.sleep([session_id], idle_before=tomorrow)
         assert journal.live_sessions() == count
 
 
 def test_a_sleeping_session_that_is_closed_is_not_taken_off_twice(journal: Journal, session_id: str) -> None:
     open_session(journal)
-    journal.touch(session_id, live=False)
+    fall_asleep(journal, session_id)
 
     close_session(journal, session_id)
 
@@ -159,27 +165,27 @@ def test_a_session_that_is_closed_again_is_not_taken_off_twice(journal: Journal,
     assert journal.live_sessions() == 1
 
 
-def test_a_touch_is_noted_as_activity(journal: Journal, session_id: str) -> None:
+def test_use_is_noted_as_activity(journal: Journal, session_id: str) -> None:
     before = known(journal, session_id)
     let_the_clock_move()
 
-    journal.touch(session_id, live=True)
+    use(journal, session_id)
 
     after = known(journal, session_id)
     assert after.last_active_at > before.last_active_at
     assert (after.created_at, after.state) == (before.created_at, "live")
 
 
-def test_a_session_falls_asleep_and_wakes_by_a_touch(journal: Journal, other: Journal, session_id: str) -> None:
-    journal.touch(session_id, live=False)
+def test_a_session_falls_asleep_and_wakes_by_use(journal: Journal, other: Journal, session_id: str) -> None:
+    fall_asleep(journal, session_id)
     assert known(other, session_id).state == "asleep"
 
-    journal.touch(session_id, live=True)
+    use(journal, session_id)
     assert known(other, session_id).state == "live"
 
 
 def test_a_sleeping_session_takes_events_and_inputs(journal: Journal, session_id: str) -> None:
-    journal.touch(session_id, live=False)
+    fall_asleep(journal, session_id)
 
     asked = ask(journal, session_id, "are you there?")
 
@@ -187,16 +193,126 @@ def test_a_sleeping_session_takes_events_and_inputs(journal: Journal, session_id
     assert claimed(journal).input.input_id == asked.input_id
 
 
-def test_a_closed_session_is_left_as_it_is_by_a_touch(journal: Journal, session_id: str) -> None:
+def test_a_closed_session_neither_wakes_nor_sleeps(journal: Journal, session_id: str) -> None:
     close_session(journal, session_id)
     closed = known(journal, session_id)
     let_the_clock_move()
 
-    for live in (True, False):
-        journal.touch(session_id, live=live)
+    with pytest.raises(SessionNotFoundError):
+        use(journal, session_id)
+    journal.commit(Change(session_id, activity=Activity(1000), puts=[Put("note", "n", {})]))
+    assert journal.sleep([session_id], idle_before=datetime.now(UTC) + timedelta(days=1)) == []
 
+    assert journal.get("note", "n") is not None
     assert known(journal, session_id) == closed
     assert journal.live_sessions() == 0
+
+
+def test_no_more_than_the_bound_wake(journal: Journal, other: Journal) -> None:
+    names = [open_session(journal) for _ in range(20)]
+    for name in names:
+        fall_asleep(journal, name)
+
+    outcomes = together(
+        partial(use, (journal, other)[n % 2], name, max_live=6) for n, name in enumerate([*names, *names])
+    )
+
+    awake = ids(journal.sessions(state="live"))
+    assert len(awake) == journal.live_sessions() == 6
+    assert sum(outcome is None for outcome in outcomes) == 12
+    assert all(outcome is None or isinstance(outcome, TooManySessionsError) for outcome in outcomes)
+
+
+def test_a_change_that_may_find_its_session_asleep_is_never_refused(journal: Journal, session_id: str) -> None:
+    fall_asleep(journal, session_id)
+    open_session(journal)
+    change = Change(session_id, events=[message("a callback")], add=NewInput("repair", key="r"), activity=Activity(1))
+
+    journal.commit(change)
+
+    assert (known(journal, session_id).state, journal.live_sessions()) == ("asleep", 1)
+    assert texts(journal, session_id) == ["a callback"]
+    assert [i.key for i in journal.pending(session_id)] == ["r"]
+
+    journal.commit(Change(session_id, activity=Activity(2)))
+    assert (known(journal, session_id).state, journal.live_sessions()) == ("live", 2)
+
+
+def test_a_refused_change_wakes_nobody(journal: Journal, session_id: str) -> None:
+    ask(journal, session_id)
+    sleeper = open_session(journal)
+    fall_asleep(journal, sleeper)
+
+    waking = Activity(9, must_wake=True)
+    with pytest.raises(TooManyPendingError):
+        journal.commit(Change(sleeper, activity=waking, events=[message()], add=NewInput("chat"), max_pending=0))
+
+    assert (known(journal, sleeper).state, journal.live_sessions()) == ("asleep", 1)
+
+
+# Falling asleep
+
+
+def test_only_what_was_idle_for_so_long_falls_asleep(journal: Journal, other: Journal) -> None:
+    names = [open_session(journal) for _ in range(3)]
+    let_the_clock_move()
+    now = datetime.now(UTC)
+    use(other, names[1])
+
+    assert journal.sleep(names, idle_before=now) == [names[0], names[2]]
+
+    assert ids(journal.sessions(state="live")) == [names[1]]
+    assert journal.live_sessions() == 1
+
+
+def test_no_more_fall_asleep_than_are_wanted_in_their_order(journal: Journal) -> None:
+    names = [open_session(journal) for _ in range(4)]
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+
+    assert journal.sleep([names[2], "unknown", *names], idle_before=tomorrow, at_most=2) == [names[2], names[0]]
+    assert journal.live_sessions() == 2
+
+
+def test_an_unanswered_input_keeps_a_session_awake(journal: Journal, session_id: str) -> None:
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    ask(journal, session_id, delay_s=3600)
+    assert journal.sleep([session_id], idle_before=tomorrow) == []
+
+    ask(journal, open_session(journal))
+    assert journal.live_sessions() == 2
+
+
+def test_a_document_keeps_a_session_awake_while_it_is_there(journal: Journal, other: Journal, session_id: str) -> None:
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    holds = [Hold("socket", "session:"), Hold("approval", "waiting:")]
+    neighbour = open_session(journal)
+    journal.commit(Change(puts=[Put("socket", "s1", {}, (f"session:{session_id}",))]))
+    journal.commit(Change(puts=[Put("approval", "a1", {}, (f"waiting:{session_id}", "waiting"))]))
+
+    assert other.sleep([session_id, neighbour], idle_before=tomorrow, unless=holds) == [neighbour]
+    journal.commit(Change(deletes=[Delete("socket", "s1")]))
+    assert other.sleep([session_id], idle_before=tomorrow, unless=holds) == []
+    journal.commit(Change(puts=[Put("approval", "a1", {}, ("decided",))]))
+    assert other.sleep([session_id], idle_before=tomorrow, unless=holds) == [session_id]
+
+
+def test_whoever_comes_as_a_session_falls_asleep_is_never_left_with_a_sleeping_one(
+    journal: Journal, other: Journal
+) -> None:
+    tomorrow, hold = datetime.now(UTC) + timedelta(days=1), Hold("socket", "session:")
+    names = [open_session(journal) for _ in range(40)]
+
+    def come(name: str) -> None:
+        socket = Put("socket", name, {}, (f"session:{name}",))
+        other.commit(Change(name, activity=Activity(1000, must_wake=True), puts=[socket]))
+
+    def fall(name: str) -> None:
+        journal.sleep([name], idle_before=tomorrow, unless=[hold])
+
+    together(partial(step, name) for name in names for step in (fall, come, fall))
+
+    assert set(ids(journal.sessions(state="live"))) == set(names)
+    assert journal.live_sessions() == 40
 
 
 # Closing
@@ -266,19 +382,19 @@ def test_open_sessions_are_listed_the_most_recently_active_first(journal: Journa
     for name in names:
         open_session(journal, name)
         let_the_clock_move()
-    journal.touch(names[0], live=True)
+    use(journal, names[0])
     let_the_clock_move()
-    journal.touch(names[2], live=False)
+    fall_asleep(journal, names[2])
     close_session(journal, names[1])
 
-    expected = [names[2], names[0], names[3]]
+    expected = [names[0], names[3], names[2]]
     assert ids(journal.sessions()) == ids(other.sessions()) == expected
     assert ids(journal.sessions(limit=2)) == expected[:2]
 
 
 def test_the_list_of_sessions_can_be_narrowed_to_a_state(journal: Journal) -> None:
     live, asleep, closed = (open_session(journal) for _ in range(3))
-    journal.touch(asleep, live=False)
+    fall_asleep(journal, asleep)
     close_session(journal, closed)
 
     assert ids(journal.sessions(state="live")) == [live]
@@ -296,7 +412,7 @@ def test_idle_sessions_are_listed_the_longest_idle_first(journal: Journal) -> No
     for name in names:
         open_session(journal, name)
         let_the_clock_move()
-    journal.touch(names[1], live=True)
+    use(journal, names[1])
 
     expected = [names[0], names[2], names[3], names[1]]
     assert ids(journal.idle_sessions(limit=10)) == expected
@@ -305,7 +421,7 @@ def test_idle_sessions_are_listed_the_longest_idle_first(journal: Journal) -> No
 
 def test_only_live_sessions_are_idle(journal: Journal) -> None:
     live, asleep, closed = (open_session(journal) for _ in range(3))
-    journal.touch(asleep, live=False)
+    fall_asleep(journal, asleep)
     close_session(journal, closed)
 
     assert ids(journal.idle_sessions(limit=10)) == [live]
@@ -339,3 +455,17 @@ def test_busy_sessions_take_no_place_among_the_idle_ones(journal: Journal) -> No
     idle = open_session(journal)
 
     assert ids(journal.idle_sessions(limit=1)) == [idle]
+
+
+def test_idle_sessions_are_read_in_pages(journal: Journal) -> None:
+    names = [open_session(journal) for _ in range(7)]
+    let_the_clock_move()
+    now = datetime.now(UTC)
+    use(journal, names[3])
+
+    found: list[Session] = []
+    while page := journal.idle_sessions(limit=2, before=now, after=found[-1] if found else None):
+        fall_asleep(journal, page[0].session_id)
+        found += page
+
+    assert ids(found) == [name for name in names if name != names[3]]

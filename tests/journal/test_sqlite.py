@@ -37,6 +37,7 @@ from .steps import (
     texts,
     together,
     until,
+    use,
 )
 
 ANSWER_BOUND_S = 15.0
@@ -141,6 +142,30 @@ def test_a_file_of_a_newer_version_is_left_alone(path: Path) -> None:
         assert journal.session(session_id) is not None
 
 
+def test_a_file_of_the_first_version_is_taken_on_as_it_is(path: Path) -> None:
+    began = time.time() - 3600
+    with closing(sqlite3.connect(path)) as old:
+        for statement in FIRST.split(";\n"):
+            old.execute(statement)
+        session = "(number, session_id, token_hash, state, created_at, last_active_at, last_seq)"
+        old.execute(f"INSERT INTO sessions {session} VALUES (1, 's', 'hash', 'asleep', ?, ?, 1)", (began, began))
+        frame = '{"type":"user_message","seq":1,"at":"2020-01-01T00:00:00.000Z","data":{"text":"old"}}'
+        old.execute("INSERT INTO events VALUES (1 << 32 | 1, 'user_message', NULL, ?)", (frame,))
+        old.execute("PRAGMA user_version = 1")
+        old.commit()
+
+    with closing(SqliteJournal(path)) as journal:
+        assert texts(journal, "s") == ["old"]
+        use(journal, "s")
+        assert journal.live_sessions() == 1
+        assert append(journal, "s", "new").seq == 2
+        assert journal.aged_sessions(before=datetime.now(UTC)) == ["s"]
+        assert journal.trim("s", before=datetime.fromtimestamp(began, UTC), limit=10) == 1
+        assert texts(journal, "s") == ["new"]
+    with closing(SqliteJournal(path)) as journal:
+        assert texts(journal, "s") == ["new"]
+
+
 def test_a_file_that_is_no_journal_is_left_alone(path: Path) -> None:
     path.write_bytes(b"somebody's precious text\n" * 1000)
 
@@ -209,7 +234,9 @@ def test_everything_that_writes_says_that_the_database_is_locked(journal: Sqlite
     lease = acquired(journal, "sweep")
     writes: dict[str, Callable[[], object]] = {
         "commit": partial(append, journal, session_id),
-        "touch": partial(journal.touch, session_id, live=False),
+        "sleep": partial(journal.sleep, [session_id], idle_before=datetime.now(UTC)),
+        "trim": partial(journal.trim, session_id, before=datetime.now(UTC), limit=10),
+        "remove": partial(journal.remove, session_id, limit=10),
         "claim": partial(journal.claim, "worker", ttl_s=60),
         "acquire": partial(journal.acquire, "poll", "worker", ttl_s=60),
         "renew": partial(journal.renew, [lease], ttl_s=60),
@@ -353,7 +380,7 @@ def test_a_check_fails_where_a_write_would(small_disk: Path) -> None:
         ballast = fill(small_disk)
         with pytest.raises(JournalUnavailableError):
             append(journal, session_id, MEGABYTE)
-        smallest_write = partial(journal.touch, session_id, live=True)
+        smallest_write = partial(use, journal, session_id)
         until(lambda: isinstance(together([smallest_write])[0], JournalUnavailableError))
 
         with pytest.raises(JournalUnavailableError):
