@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
-
-import gevent
 
 from app.agents import Agent
 from app.agents.claude import ClaudeAgent
@@ -18,7 +15,7 @@ from app.agents.offline import OfflineAgent
 from app.callbacks.dead_letters import DeadLetters
 from app.callbacks.replays import Replays
 from app.callbacks.routing import Router
-from app.errors import BaseError
+from app.chores import Chore, Chores
 from app.journal import Journal
 from app.journal.records import Registration
 from app.journal.sqlite import SqliteJournal
@@ -28,8 +25,9 @@ from app.n8n.connected import ConnectedWorkflows
 from app.n8n.drafts import Drafts
 from app.repairs.attempt import Attempts
 from app.repairs.decisions import Decisions
+from app.retention import Retention
 from app.sessions.connections import Connections
-from app.sessions.service import Sessions
+from app.sessions.service import Sessions, put_to_sleep
 from app.settings import Settings
 from app.tools.catalog import Catalog
 from app.tools.server import ToolsServer
@@ -38,7 +36,8 @@ from app.turns.transcripts import JournalTranscripts
 from app.turns.turn import Turns
 from app.web.limits import Limits
 
-CHORES_INTERVAL_S = 5.0
+REPAIRS_INTERVAL_S = 5.0
+RETENTION_INTERVAL_S, RETENTION_PAUSE_S = 600.0, 1.0
 DRAIN_SETTLE_S = 0.2
 PUBLICATION_SETTLES_S = 2.0
 """n8n 2.41 runs the old version for 0.1 to 0.3 s after it has answered."""
@@ -70,7 +69,8 @@ class BridgeWorker:
             self.journal, self.workflows, self.decisions, autonomy, settings.max_sessions, self.limits
         )
         self.connections = Connections(self.journal, holder=self.holder)
-        self.router = Router(self.journal, settles_s=PUBLICATION_SETTLES_S if self.workflows.connected else 0.0)
+        settles_s = PUBLICATION_SETTLES_S if self.workflows.connected else 0.0
+        self.router = Router(self.journal, settles_s, max_live=settings.max_sessions)
         self.dead_letters = DeadLetters(self.journal, self.router, autonomy)
         self.replays = Replays(
             self.journal, self.dead_letters, self.limits.callbacks, self.holder, lease_s=settings.lease_seconds
@@ -87,7 +87,7 @@ class BridgeWorker:
             leases=transcripts.leases,
         )
         self.runner = Runner(turns, holder=self.holder, concurrent_turns=settings.max_concurrent_turns)
-        self._chores: gevent.Greenlet | None = None
+        self._chores = Chores(self.journal, self._chore_list(), holder=self.holder, lease_s=settings.lease_seconds)
         self._drained_at = 0.0
 
     @property
@@ -108,7 +108,7 @@ class BridgeWorker:
         self.runner.start()
         self.connections.begin()
         self.replays.start()
-        self._chores = gevent.spawn(self._do_chores)
+        self._chores.start()
         log.info("worker started", extra={"agent": self.agent_name, "turns": self.settings.max_concurrent_turns})
 
     def drain(self) -> None:
@@ -118,6 +118,7 @@ class BridgeWorker:
         self.draining = True
         self._drained_at = time.monotonic()
         log.info("Graceful shutdown started")
+        self._chores.drain()
         self.runner.drain()
         self.replays.drain()
         self.connections.drain()
@@ -129,37 +130,35 @@ class BridgeWorker:
 
     def stop(self) -> None:
         """End what is left, journal it, let go of everything. Bounded; the process exits next."""
-        if self._chores is not None:
-            self._chores.kill(block=False)
+        self._chores.stop()
         self.replays.stop()
         self.runner.stop()
         self.tools.stop()
         self.journal.close()
         log.info("Graceful shutdown complete")
 
-    def _do_chores(self) -> None:
-        """Finish what lost workers left, and end what has waited too long: one worker at a time, two do no harm."""
-        while not self.draining:
-            wait_s = CHORES_INTERVAL_S * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
-            try:
-                lease = self.journal.acquire("chore:repairs", self.holder, ttl_s=self.settings.lease_seconds)
-                if lease is not None:
-                    try:
-                        if self.decisions.finish():
-                            # Perhaps a lost worker's: as soon as its lease has run out.
-                            wait_s = min(wait_s, self.settings.lease_seconds)
-                        self.decisions.expire()
-                        retention = timedelta(days=self.settings.journal_retention_days)
-                        self.journal.forget(before=datetime.now(UTC) - retention)
-                        self.connections.forget_lost()
-                    finally:
-                        self.journal.release(lease)
-            except BaseError as exc:
-                log.warning("chores failed: %s", exc)
-            except Exception:
-                # The top of this greenlet: the next round may go well, and without it nothing would be finished.
-                log.exception("chores failed by a bug")
-            gevent.sleep(wait_s)
+    def _chore_list(self) -> list[Chore]:
+        settings = self.settings
+        retention = Retention(self.journal, keep_s=settings.journal_retention_days * 86_400)
+
+        def repairs() -> float | None:
+            # What is left is perhaps a lost worker's: looked at again as soon as its lease has run out.
+            left = self.decisions.finish()
+            self.decisions.expire()
+            self.connections.forget_lost()
+            return settings.lease_seconds if left else None
+
+        def sweep() -> None:
+            idle_before = datetime.now(UTC) - timedelta(seconds=settings.session_idle_ttl_seconds)
+            slept = put_to_sleep(self.journal, idle_before=idle_before)
+            if slept:
+                log.info("idle sessions fell asleep", extra={"sessions": slept})
+
+        return [
+            Chore("repairs", REPAIRS_INTERVAL_S, repairs),
+            Chore("sweep", settings.session_sweep_seconds, sweep),
+            Chore("retention", RETENTION_INTERVAL_S, lambda: RETENTION_PAUSE_S if retention.round() else None),
+        ]
 
 
 def _workflows(settings: Settings, journal: Journal) -> Workflows:

@@ -167,6 +167,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("MAX_SESSIONS", whole(1, 1_000_000), 100, "Live sessions at once."),
     Setting("SESSION_IDLE_TTL_SECONDS", number(0.05, 31_536_000), 1800, "Seconds until an idle session goes to sleep."),
     Setting("SESSION_SWEEP_SECONDS", SECONDS, 300, "Seconds between sweeps of idle sessions."),
+    Setting("MAX_CONNECTIONS", whole(1, 9_000), 8_000, "Sockets at once per worker; more get 503."),
     Setting("JOURNAL_RETENTION_DAYS", number(0.001, 3650), 90, "Days the journal keeps what is closed."),
     Setting("WS_PING_INTERVAL_SECONDS", SECONDS, 30, "Seconds between pings of a socket."),
     Setting("WS_HELLO_TIMEOUT_SECONDS", SECONDS, 5, "Seconds a new socket has for its hello."),
@@ -223,6 +224,7 @@ class Settings:
     max_sessions: int
     session_idle_ttl_seconds: float
     session_sweep_seconds: float
+    max_connections: int
     journal_retention_days: float
     ws_ping_interval_seconds: float
     ws_hello_timeout_seconds: float

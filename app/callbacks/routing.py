@@ -12,7 +12,7 @@ from gevent.lock import BoundedSemaphore
 
 from app.callbacks.report import ErrorReport
 from app.errors import SessionNotFoundError
-from app.journal import Change, Committed, Journal, Limit, NewEvent, NewInput, Once, Put, events
+from app.journal import Activity, Change, Committed, Journal, Limit, NewEvent, NewInput, Once, Put, events
 from app.journal.records import Case, DeadLetter, Registration, Repair, dead_letter_id, retry_stale
 from app.n8n.connected import is_trial
 from app.repairs import policy
@@ -34,11 +34,14 @@ class Routed:
 @dataclass(frozen=True, slots=True)
 class Router:
     """:ivar settles_s: for how long after a publication runs of the old version are still met.
+    :ivar max_live: ``MAX_SESSIONS``. A repair wakes its session where fewer are live; else it is worked on all the
+        same, for a callback is never refused for want of a place.
     :ivar turnstiles: one lock for the reports of (about) one workflow. They all write its case, and among many at
     once each write would make all the others read and decide again."""
 
     journal: Journal
     settles_s: float = 0.0
+    max_live: int = 0
     turnstiles: tuple[BoundedSemaphore, ...] = field(
         default_factory=lambda: tuple(BoundedSemaphore() for _ in range(64))
     )
@@ -111,6 +114,7 @@ class Router:
                 once=Once(key, answer) if key else None,
                 limit=limit,
                 puts=puts,
+                activity=Activity(self.max_live) if begun else None,
                 add=NewInput("repair", key=repair_id or "") if begun else None,
             )
         )

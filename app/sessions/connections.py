@@ -7,14 +7,15 @@ import logging
 import random
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import gevent
 
-from app.errors import BaseError, StaleDocumentError
-from app.journal import Change, Delete, Event, Journal, Watch
+from app.errors import BaseError, JournalUnavailableError, StaleDocumentError
+from app.journal import Activity, Change, Delete, Event, Journal, Put, Watch
 from app.journal.records import OpenConnection, Worker
 
 MAX_PER_SESSION = 5
@@ -27,6 +28,7 @@ DRAIN_SPREAD_S = 0.5
 GOODBYE_LIMIT_S = 2.0
 
 FORGET_WORKERS, FORGET_CONNECTIONS = 100, 500
+UNFORGOTTEN_MAX = 10_000
 DONE, RESTART, REPLACED = 1000, 1012, 4409
 log = logging.getLogger(__name__)
 
@@ -80,22 +82,35 @@ class Connections:
         self._journal = journal
         self._holder = holder
         self._open: set[Connection] = set()
+        self._unforgotten: deque[tuple[str, str]] = deque(maxlen=UNFORGOTTEN_MAX)
         self._draining = False
 
     def __len__(self) -> int:
         return len(self._open)
 
     def enter(
-        self, session_id: str, socket: Socket, *, after: int, before_restart: Callable[[], None] | None = None
+        self,
+        session_id: str,
+        socket: Socket,
+        *,
+        after: int,
+        note: Callable[[Put], object],
+        before_restart: Callable[[], None] | None = None,
     ) -> Connection:
         """Make a socket a reader of ``session_id``, in the journal too, so that every worker can count it; the oldest
         of six is told to go, wherever it is.
 
-        :raises JournalUnavailableError: nothing was entered.
+        :param note: journals the record together with what makes the session live, so that none sleeps with a socket.
+        :raises BaseError: what ``note`` raises; nothing was entered.
         """
         connection = Connection(uuid.uuid4().hex, session_id, socket, after, before_restart=before_restart)
         record = OpenConnection(connection_id=connection.connection_id, session_id=session_id, holder=self._holder)
-        self._journal.commit(Change(puts=[record.put()]))
+        try:
+            note(record.put())
+        except JournalUnavailableError:
+            # It may have been written all the same.
+            self._forget(connection.connection_id, session_id)
+            raise
         self._open.add(connection)
         try:
             self._replace_oldest(session_id)
@@ -108,13 +123,23 @@ class Connections:
         return connection
 
     def exit(self, connection: Connection) -> None:
-        """The socket is gone."""
+        """The socket is gone; from now on its session is idle, if this was the last."""
         self._open.discard(connection)
+        self._forget(connection.connection_id, connection.session_id)
+
+    def _forget(self, connection_id: str, session_id: str) -> None:
+        gone = Delete(OpenConnection.KIND, connection_id)
         try:
-            self._journal.commit(Change(deletes=[Delete(OpenConnection.KIND, connection.connection_id)]))
+            self._journal.commit(Change(session_id=session_id, activity=Activity(), deletes=[gone]))
         except BaseError as exc:
-            # Its holder's lease runs out with the worker; until then it is one connection too many in a list.
             log.warning("forgetting a connection failed: %s", exc)
+            # It would keep its session awake for as long as this worker lives.
+            self._unforgotten.append((connection_id, session_id))
+
+    def forget_again(self) -> None:
+        """Remove what the journal did not take when its sockets went; each worker for its own."""
+        for _ in range(len(self._unforgotten)):
+            self._forget(*self._unforgotten.popleft())
 
     def begin(self) -> None:
         """Note that this worker may have connections from now on."""
@@ -171,7 +196,7 @@ class Connections:
                     # A reader that keeps up never makes a write wait, and nobody else would run during a long replay.
                     gevent.sleep(BREATH_S)
                 elif replaced:
-                    connection.leave(REPLACED, "replaced by a newer connection")
+                    connection.leave(*self._why_gone(connection.session_id))
                 else:
                     watch.wait(LOOK_S)
 
@@ -191,6 +216,14 @@ class Connections:
                 connection.before_restart()
             connection.socket.send(shutdown_frame(connection.session_id, connection.cursor))
         connection.socket.close(code, reason)
+
+    def _why_gone(self, session_id: str) -> tuple[int, str]:
+        """Why others have removed a connection of ours: a sixth came, or this worker was silent for too long."""
+        try:
+            others = len(OpenConnection.find(self._journal, f"session:{session_id}", limit=MAX_PER_SESSION))
+        except BaseError:
+            others = 0
+        return (REPLACED, "replaced by a newer connection") if others >= MAX_PER_SESSION else (RESTART, "restarting")
 
     def _is_replaced(self, connection: Connection) -> bool:
         return self._journal.get(OpenConnection.KIND, connection.connection_id) is None

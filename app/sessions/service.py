@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,19 @@ from app.errors import (
     StaleDocumentError,
     TooManySessionsError,
 )
-from app.journal import Change, Journal, NewInput, Once, OpenSession, Session, events
+from app.journal import (
+    Activity,
+    Change,
+    Committed,
+    Hold,
+    Journal,
+    NewInput,
+    Once,
+    OpenSession,
+    Put,
+    Session,
+    events,
+)
 from app.journal.records import Autonomy, OpenConnection, Registration, Repair, retry_stale
 from app.n8n import Workflows
 from app.n8n.workflows import editable
@@ -24,8 +37,11 @@ from app.sessions import frames
 from app.web.limits import Limits, refused_by_change
 
 MAX_PENDING_MESSAGES = 20
-SLEEPER_CANDIDATES = 50
 FULL_RETRY_S = 30
+ROOM_TRIES = 100
+"""Each that is in vain means that somebody else's was not."""
+SLEEPERS_AT_ONCE = 200
+HOLDS = (Hold(OpenConnection.KIND, "session:"), Hold(Repair.KIND, "waiting:"))
 _ENDED = "Its session was ended."
 
 
@@ -42,14 +58,17 @@ class Sessions:
 
     # -- life
 
-    def open(self, *, token_hash: str) -> str:
+    def open(self, *, token_hash: str, session_id: str | None = None, connection: Put | None = None) -> str:
         """Begin a session; returns its id. Where too many are live, the longest idle goes to sleep first.
 
+        :param connection: the record of its first socket.
         :raises TooManySessionsError: all of them are in use.
         """
-        session_id = str(uuid.uuid4())
-        change = Change(session_id=session_id, open_session=OpenSession(token_hash, self.max_live))
-        self._with_room(lambda: self.journal.commit(change))
+        session_id = session_id or new_session_id()
+        puts = [connection] if connection else []
+        self._with_room(
+            Change(session_id=session_id, open_session=OpenSession(token_hash, self.max_live), puts=puts),
+        )
         return session_id
 
     def get(self, session_id: str) -> Session:
@@ -59,12 +78,13 @@ class Sessions:
             raise SessionNotFoundError("No open session has this id.")
         return session
 
-    def wake(self, session: Session) -> None:
-        """Put a sleeping session back among the live ones. :raises TooManySessionsError: as :meth:`open`."""
-        if session.state == "asleep":
-            if self.journal.live_sessions() >= self.max_live:
-                self._make_room()
-            self.journal.touch(session.session_id, live=True)
+    def wake(self, session_id: str, *, connection: Put) -> None:
+        """Put a session that a socket comes to among the live ones, where it slept.
+
+        :param connection: the socket's record. :raises TooManySessionsError: as :meth:`open`.
+        :raises SessionNotFoundError: it was ended.
+        """
+        self._with_room(Change(session_id=session_id, activity=self._waking, puts=[connection]))
 
     def close(self, session_id: str, *, reason: str) -> None:
         """End it for good: its turn stops, its sockets close, callbacks for its workflows become dead letters."""
@@ -77,6 +97,7 @@ class Sessions:
 
         :raises RateLimitError: too many in a minute; checked before what waits, after what was said already.
         :raises TooManyPendingError: 20 wait for an answer. :raises SessionNotFoundError: the session is over.
+        :raises TooManySessionsError: it sleeps, and as :meth:`open`.
         """
         key = f"message:{session_id}:{body.clientMessageId}" if body.clientMessageId else None
         event = events.user_message(body.text, client_message_id=body.clientMessageId, request_id=request_id)
@@ -85,11 +106,12 @@ class Sessions:
             events=[event],
             once=Once(key) if key else None,
             limit=self.limits.messages(session_id),
+            activity=self._waking,
             add=NewInput("chat"),
             max_pending=MAX_PENDING_MESSAGES,
         )
         try:
-            return self.journal.commit(change).seq
+            return self._with_room(change).seq
         except RateLimitError as exc:
             raise refused_by_change("messages", exc) from exc
 
@@ -236,25 +258,48 @@ class Sessions:
                 raise ConflictError("This workflow belongs to another session.")
         return known
 
-    def _with_room(self, begin: Any) -> None:
-        for _ in range(3):
+    @property
+    def _waking(self) -> Activity:
+        return Activity(self.max_live, must_wake=True)
+
+    def _with_room(self, change: Change) -> Committed:
+        """Commit what needs a place among the live sessions; each refusal puts an idle one to sleep, or is final."""
+        for _ in range(ROOM_TRIES):
             try:
-                begin()
-                return
+                return self.journal.commit(change)
             except TooManySessionsError:
                 self._make_room()
-        begin()
+        raise TooManySessionsError("Too many begin at once.", retry_after_s=FULL_RETRY_S)
 
     def _make_room(self) -> None:
-        """Put idle sessions to sleep until one more fits; several, where ``MAX_SESSIONS`` was lowered."""
+        """Put the longest idle to sleep until one more fits; several, where ``MAX_SESSIONS`` was lowered.
+
+        :raises TooManySessionsError: none of them is idle, and there is still no room.
+        """
         over = self.journal.live_sessions() - self.max_live + 1
-        slept = 0
-        for session in self.journal.idle_sessions(limit=max(over, 0) + SLEEPER_CANDIDATES):
-            if slept >= over:
-                break
-            session_id = session.session_id
-            if not self.is_connected(session_id) and not self.pending_repairs(session_id):
-                self.journal.touch(session_id, live=False)
-                slept += 1
-        if over > 0 and not slept:
+        if over <= 0 or put_to_sleep(self.journal, idle_before=datetime.now(UTC), at_most=over):
+            return
+        if self.journal.live_sessions() >= self.max_live:
             raise TooManySessionsError(f"{self.max_live} sessions are in use.", retry_after_s=FULL_RETRY_S)
+
+
+def new_session_id() -> str:
+    return str(uuid.uuid4())
+
+
+def put_to_sleep(journal: Journal, *, idle_before: datetime, at_most: int | None = None) -> int:
+    """Take sessions that nobody has used since ``idle_before``, the longest idle first, out of the live set.
+
+    One with a socket, an unanswered input or a repair that waits for a person stays. Returns how many went.
+    """
+    slept, last = 0, None
+    while at_most is None or slept < at_most:
+        found = journal.idle_sessions(limit=SLEEPERS_AT_ONCE, before=idle_before, after=last)
+        if found:
+            last = found[-1]
+            room = SLEEPERS_AT_ONCE if at_most is None else at_most - slept
+            names = [session.session_id for session in found]
+            slept += len(journal.sleep(names, idle_before=idle_before, unless=HOLDS, at_most=room))
+        if len(found) < SLEEPERS_AT_ONCE:
+            break
+    return slept

@@ -23,15 +23,17 @@ from app.errors import (
     ValidationError,
     WebSocketError,
 )
+from app.journal import Put
 from app.lifecycle import BridgeWorker
 from app.sessions import frames
+from app.sessions.commands import Commands
 from app.sessions.connections import Connection, shutdown_frame
+from app.sessions.service import new_session_id
 from app.telemetry import context
 from app.web import auth
 from app.web.problems import error_frame
 from app.web.socket_io import ConnectionGone, SocketIO
 
-MAX_CONNECTIONS = 8_000
 BAD_FRAMES_MAX, BAD_FRAMES_WINDOW_S = 10, 60.0
 DRAIN_LOOK_S = 0.5
 BAD_HELLO, NO_HELLO, BUG = 4400, 4408, 1011
@@ -46,6 +48,7 @@ def socket_blueprint(bridge: BridgeWorker, *, count_handshake: Callable[[], None
     """
     blueprint = Blueprint("socket", __name__)
     sock = Sock()
+    serving: set[_Served] = set()
 
     @blueprint.before_request
     def gate() -> None:
@@ -53,7 +56,8 @@ def socket_blueprint(bridge: BridgeWorker, *, count_handshake: Callable[[], None
             raise ForbiddenOriginError("This page may not connect here.")
         if bridge.draining:
             raise DrainingError("This worker is restarting.", retry_after_s=1)
-        if len(bridge.connections) >= MAX_CONNECTIONS:
+        # Those that have not said hello yet count as well.
+        if len(serving) >= bridge.settings.max_connections:
             raise BusyError("Too many connections.")
         if not bridge.limits.take_return(request.environ):
             count_handshake()
@@ -62,7 +66,12 @@ def socket_blueprint(bridge: BridgeWorker, *, count_handshake: Callable[[], None
     @sock.route("/ws", bp=blueprint)  # type: ignore[untyped-decorator]
     def ws(socket: SocketIO) -> None:
         with context.bind(request_id=request.environ["bridge.request_id"]):
-            _Served(bridge, socket, request.environ).run()
+            served = _Served(bridge, socket, request.environ)
+            serving.add(served)
+            try:
+                served.run()
+            finally:
+                serving.discard(served)
 
     return blueprint
 
@@ -76,6 +85,7 @@ class _Served:
         self._environ = environ
         self._request_id: str = environ["bridge.request_id"]
         self._bad_frames: deque[float] = deque(maxlen=BAD_FRAMES_MAX)
+        self._commands = Commands()
 
     def run(self) -> None:
         """Serve until the socket has ended; nothing is raised."""
@@ -115,24 +125,43 @@ class _Served:
 
     def _enter(self, hello: frames.Hello) -> tuple[Connection, dict[str, Any]]:
         bridge, settings = self._bridge, self._bridge.settings
-        token = None
+        token, after = None, 0
+        note: Callable[[Put], object]
         if hello.sessionId is None:
             auth.check_access(hello.accessToken, self._environ, settings, anonymous_ok=True)
-            token = auth.new_token()
-            session = bridge.sessions.get(bridge.sessions.open(token_hash=auth.hash_token(token)))
-            after = 0
+            token, session_id = auth.new_token(), new_session_id()
+            opening = partial(bridge.sessions.open, token_hash=auth.hash_token(token), session_id=session_id)
+            note = lambda record: opening(connection=record)  # noqa: E731
         else:
             session = bridge.sessions.get(hello.sessionId)
+            session_id = session.session_id
             credential = hello.token if hello.token is not None else hello.accessToken
             auth.check_session(credential, session, self._environ, settings)
             if credential is not None:
                 bridge.limits.give_back(self._environ)
-            bridge.sessions.wake(session)
             # A client may be ahead of a journal that was restored from a backup; it must not wait for the past.
             after = min(hello.after, session.last_seq)
-        welcome = {
+            note = lambda record: bridge.sessions.wake(session_id, connection=record)  # noqa: E731
+        connection = bridge.connections.enter(
+            session_id,
+            self._socket,
+            after=after,
+            note=note,
+            before_restart=partial(bridge.limits.leave_return, self._environ),
+        )
+        try:
+            return connection, self._welcome(session_id, token)
+        except BaseException:
+            bridge.connections.exit(connection)
+            raise
+
+    def _welcome(self, session_id: str, token: str | None) -> dict[str, Any]:
+        """:param token: of a new session."""
+        bridge, settings = self._bridge, self._bridge.settings
+        session = bridge.sessions.get(session_id)
+        return {
             "type": "welcome",
-            "sessionId": session.session_id,
+            "sessionId": session_id,
             **({"token": token} if token else {}),
             "firstSeq": session.first_seq,
             "lastSeq": session.last_seq,
@@ -144,14 +173,9 @@ class _Served:
                 "maxMessageBytes": settings.max_message_bytes,
                 "pingIntervalSeconds": settings.ws_ping_interval_seconds,
             },
-            "workflows": [found.public() for found in bridge.sessions.registrations(session.session_id)],
-            "pendingRepairs": bridge.sessions.pending_repairs(session.session_id),
+            "workflows": [found.public() for found in bridge.sessions.registrations(session_id)],
+            "pendingRepairs": bridge.sessions.pending_repairs(session_id),
         }
-        leave_return = partial(bridge.limits.leave_return, self._environ)
-        connection = bridge.connections.enter(
-            session.session_id, self._socket, after=after, before_restart=leave_return
-        )
-        return connection, welcome
 
     def _converse(self, hello: frames.Hello) -> None:
         connection, welcome = self._enter(hello)
@@ -167,6 +191,8 @@ class _Served:
                     writer.kill(block=False)
             finally:
                 self._bridge.connections.exit(connection)
+                # What was asked for is done, whether or not the one who asked stays; a drain waits for it.
+                self._commands.finish()
                 log.info("connection closed", extra=self._account(connection))
 
     def _take(self, connection: Connection, text: str | bytes) -> None:
@@ -178,6 +204,10 @@ class _Served:
                 self._socket.send('{"type":"pong"}')
             elif isinstance(frame, frames.Message):
                 sessions.post_message(session_id, frame, request_id=self._request_id)
+            elif isinstance(frame, frames.Decide):
+                self._commands.run(frame.repairId, partial(self._command, session_id, frame))
+            elif isinstance(frame, frames.Rollback):
+                self._commands.run(frame.workflowId, partial(self._command, session_id, frame))
             else:
                 sessions.command(session_id, frame)
         except ValidationError as exc:
@@ -185,6 +215,19 @@ class _Served:
             self._count_bad_frame()
         except BaseError as exc:
             self._socket.send(error_frame(exc, self._request_id))
+
+    def _command(self, session_id: str, command: frames.Command) -> None:
+        """A command that may wait for n8n, in a greenlet of its own; nothing is raised."""
+        try:
+            try:
+                self._bridge.sessions.command(session_id, command)
+            except BaseError as exc:
+                self._socket.send(error_frame(exc, self._request_id))
+        except ConnectionGone:
+            return
+        except Exception:
+            log.exception("command failed by a bug")
+            self._socket.close(BUG, "internal")
 
     def _count_bad_frame(self) -> None:
         now = time.monotonic()

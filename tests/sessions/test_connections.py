@@ -42,7 +42,7 @@ def test_others_get_their_turn_during_a_long_replay(journal: SqliteJournal) -> N
     event = NewEvent("notice", {"level": "info", "text": "x"})
     journal.commit(Change(session_id="s", events=[event] * READ_EVENTS * 20))
     connections, reader = Connections(journal, holder="w"), Reader()
-    connection = connections.enter("s", reader, after=0)
+    connection = connections.enter("s", reader, after=0, note=lambda record: journal.commit(Change(puts=[record])))
 
     follower = gevent.spawn(connections.follow, connection)
     turns = 0

@@ -30,7 +30,7 @@ def test_connections_of_a_lost_worker_are_removed_and_those_of_a_live_one_stay(t
         lease = journal.acquire(f"worker:{name}", name, ttl_s=60)
         assert lease is not None
         connections.begin()
-        connections.enter("s", socket, after=0)
+        connections.enter("s", socket, after=0, note=lambda record: journal.commit(Change(puts=[record])))
         if name == "lost":
             lost = lease
     journal.release(lost)
