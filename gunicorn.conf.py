@@ -8,6 +8,7 @@ from gevent import monkey
 
 monkey.patch_all()  # before anything else is imported
 
+import contextlib
 import ctypes
 import json
 import logging
@@ -29,6 +30,7 @@ from pathlib import Path
 from ssl import SSLError
 
 import gevent
+import gunicorn.http.parser
 import gunicorn.http.wsgi
 from gevent.event import Event
 from gevent.server import StreamServer
@@ -46,6 +48,8 @@ IDLE_GRACE_S = 0.9  # an idle connection may bring one more request after the dr
 STOP_MARGIN_S = 5.0  # what GRACEFUL_TIMEOUT_SECONDS leaves for stopping children and closing the journal
 HURRY_S = 0.7  # what sockets have for their goodbyes where the end is to be quick
 LINGER_S = 1.0
+UNREAD_LIMIT_S = 60.0  # a peer that takes nothing of what is written to it for so long is gone
+SPARE_PART = 10  # of worker_connections one in ten stays free: for it, idle connections are closed
 RETRY_START_S = 1.0
 RELOAD_LOOK_S = 0.1
 COMING_UP, SERVING, DRAINING = range(3)  # what a worker is at, as the length of the file that it shares with the master
@@ -213,6 +217,41 @@ def response_class(worker):
     return Response
 
 
+class HeadTimeout(gevent.Timeout):
+    """Bounds the wait for a request, and then, from its first bytes on, the rest of its head.
+
+    :ivar begun: something of the request is there. :ivar rest: runs once more than one piece is needed.
+    """
+
+    begun = False
+    rest = None
+
+    def __exit__(self, *exc):
+        if self.rest is not None:
+            self.rest.close()
+        return super().__exit__(*exc)
+
+
+def unreader_class(worker):
+    class Unreader(gunicorn.http.parser.SocketUnreader):
+        """Tells the head's timeout how far the request is. Most come in one piece and need no second timer."""
+
+        def read(self, *args):
+            data = super().read(*args)
+            head = worker.heads.get(gevent.getcurrent())
+            if head is not None:
+                head.begun = True
+            return data
+
+        def chunk(self, *args):
+            head = worker.heads.get(gevent.getcurrent())
+            if head is not None and head.begun and head.rest is None:
+                head.rest = gevent.Timeout.start_new(settings["head_timeout"], head)
+            return super().chunk(*args)
+
+    return Unreader
+
+
 class DrainWorker(GeventWorker):
     """A worker that finishes what it has begun, and tells everybody at once that it will go.
 
@@ -229,7 +268,9 @@ class DrainWorker(GeventWorker):
 
     def __init__(self, *args, **kwargs):
         self._servers = []
-        self._idle = {}  # greenlet of a connection → its socket and since when, while no request is in hand
+        # greenlet of a connection → its socket and since when, while no request is in hand; longest idle first
+        self._idle = {}
+        self.heads = {}  # greenlet of a connection → its HeadTimeout, while it waits for a request
         self._edge = None  # set: the drain has begun
         self._hurry = False
         super().__init__(*args, **kwargs)
@@ -252,6 +293,7 @@ class DrainWorker(GeventWorker):
 
     def init_process(self):
         gunicorn.http.wsgi.Response = response_class(self)
+        gunicorn.http.parser.SocketUnreader = unreader_class(self)
         try:
             super().init_process()
         except (Exception, SystemExit) as exc:
@@ -284,6 +326,8 @@ class DrainWorker(GeventWorker):
         self._edge = Event()
         for listener in self.sockets:
             listener.setblocking(1)
+            # Every connection has it from its listener.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_LIMIT_S * 1000))
             # gunicorn asks the listener for its name at each connection; a closed one could not say it any more.
             named = types.SimpleNamespace(getsockname=partial(tuple, listener.getsockname()))
             server = StreamServer(listener, handle=partial(self.handle, named), spawn=self.worker_connections)
@@ -315,15 +359,35 @@ class DrainWorker(GeventWorker):
 
     def handle(self, listener, client, addr):
         connection = gevent.getcurrent()
+        if any(server.pool.free_count() < self.worker_connections // SPARE_PART for server in self._servers):
+            self._end_longest_idle()
         self._idle[connection] = client, time.monotonic()
         try:
             super().handle(listener, client, addr)
         finally:
             self._idle.pop(connection, None)
+            self.heads.pop(connection, None)
+
+    def _end_longest_idle(self):
+        for connection, (client, _) in self._idle.items():
+            del self._idle[connection]
+            self._hang_up(client)
+            return
+
+    @staticmethod
+    def _hang_up(client):
+        """Let a connection without a request end by itself, as if its peer had closed."""
+        with contextlib.suppress(OSError, AttributeError):
+            client._sock.shutdown(socket.SHUT_RD)  # the raw one: gevent's own logs an error at its reader
+
+    def timeout_ctx(self):
+        head = self.heads[gevent.getcurrent()] = HeadTimeout(self.cfg.keepalive, False)
+        return head
 
     def handle_request(self, listener_name, req, sock, addr):
         connection = gevent.getcurrent()
         self._idle.pop(connection, None)
+        self.heads.pop(connection, None)
         gevent.sleep(0)  # a connection that always has a next request must not keep the others waiting
         try:
             super().handle_request(listener_name, req, sock, addr)
@@ -385,10 +449,7 @@ class DrainWorker(GeventWorker):
         """Close the connections that have been idle since ``before``."""
         for client, since in list(self._idle.values()):
             if since <= before:
-                try:
-                    client._sock.shutdown(socket.SHUT_RD)  # the raw one: gevent's own logs an error at its reader
-                except (OSError, AttributeError):
-                    continue
+                self._hang_up(client)
 
     def _finish(self, started, grace_s):
         deadline = started + max(grace_s - STOP_MARGIN_S, grace_s * 0.4)

@@ -168,6 +168,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("SESSION_IDLE_TTL_SECONDS", number(0.05, 31_536_000), 1800, "Seconds until an idle session goes to sleep."),
     Setting("SESSION_SWEEP_SECONDS", SECONDS, 300, "Seconds between sweeps of idle sessions."),
     Setting("MAX_CONNECTIONS", whole(1, 9_000), 8_000, "Sockets at once per worker; more get 503."),
+    Setting("HTTP_HEAD_TIMEOUT_SECONDS", SECONDS, 15, "Seconds a request's head may take, from its first byte on."),
     Setting("JOURNAL_RETENTION_DAYS", number(0.001, 3650), 90, "Days the journal keeps what is closed."),
     Setting("WS_PING_INTERVAL_SECONDS", SECONDS, 30, "Seconds between pings of a socket."),
     Setting("WS_HELLO_TIMEOUT_SECONDS", SECONDS, 5, "Seconds a new socket has for its hello."),
@@ -225,6 +226,7 @@ class Settings:
     session_idle_ttl_seconds: float
     session_sweep_seconds: float
     max_connections: int
+    http_head_timeout_seconds: float
     journal_retention_days: float
     ws_ping_interval_seconds: float
     ws_hello_timeout_seconds: float
@@ -383,6 +385,7 @@ def main(argv: list[str]) -> int:
         "bind": settings.bind,
         "workers": settings.web_concurrency,
         "graceful_timeout": settings.graceful_timeout_seconds,
+        "head_timeout": settings.http_head_timeout_seconds,
         "log_level": settings.log_level,
         "public_url": settings.public_url,
         "summary": summary(settings),

@@ -65,6 +65,7 @@ ACCEPTED: dict[str, tuple[str, Any]] = {
     "SESSION_IDLE_TTL_SECONDS": ("2", 2),
     "SESSION_SWEEP_SECONDS": ("0.2", 0.2),
     "MAX_CONNECTIONS": ("500", 500),
+    "HTTP_HEAD_TIMEOUT_SECONDS": ("2.5", 2.5),
     "JOURNAL_RETENTION_DAYS": ("30", 30),
     "WS_PING_INTERVAL_SECONDS": ("0.5", 0.5),
     "WS_HELLO_TIMEOUT_SECONDS": ("1", 1),
@@ -116,6 +117,7 @@ REFUSED: dict[str, list[str]] = {
     "SESSION_IDLE_TTL_SECONDS": ["0"],
     "SESSION_SWEEP_SECONDS": ["0"],
     "MAX_CONNECTIONS": ["0", "10000"],
+    "HTTP_HEAD_TIMEOUT_SECONDS": ["0"],
     "JOURNAL_RETENTION_DAYS": ["0"],
     "WS_PING_INTERVAL_SECONDS": ["0"],
     "WS_HELLO_TIMEOUT_SECONDS": ["0"],
@@ -278,6 +280,7 @@ def test_the_program_prints_one_json_line() -> None:
         "workers": 2,
         "graceful_timeout": 30,
         "log_level": "info",
+        "head_timeout": 15,
         "public_url": "http://[::1]:4000",
         "summary": [],
     }

@@ -22,6 +22,7 @@ from gevent.pywsgi import WSGIServer
 from app.agents import ToolsAccess
 from app.errors import BaseError, ValidationError
 from app.shapes import decode_json
+from app.telemetry import context
 from app.tools.mcp import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -44,7 +45,9 @@ MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_CONNECTIONS = 256
 MAX_CALLS_PER_TURN = 4
 TOKEN_BYTES = 32
+END_CALLS_S = 2.0
 
+_ENDED = ToolResult("This turn has ended.", ok=False)
 _LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,13 @@ class _OpenTurn:
     def __init__(self, tools: TurnTools) -> None:
         self._tools = tools
         self._free = BoundedSemaphore(MAX_CALLS_PER_TURN)
+        self._at_work: set[gevent.Greenlet] = set()
         self.closed = False
+
+    def close(self) -> None:
+        """End it, and the calls under way: as a lost worker would, so each is where another can go on."""
+        self.closed = True
+        gevent.killall(list(self._at_work), timeout=END_CALLS_S)
 
     def specs(self) -> Sequence[ToolSpec]:
         return self._tools.specs()
@@ -70,15 +79,27 @@ class _OpenTurn:
     def call(self, name: str, arguments: Mapping[str, Any], tool_use_id: str) -> ToolResult:
         with self._free:
             if self.closed:  # while this call waited for its place
-                return ToolResult("This turn has ended.", ok=False)
+                return _ENDED
+            # A greenlet of its own, so that the turn's end can end the call and not its connection.
+            call = gevent.spawn(context.carry(self._call), name, arguments, tool_use_id)
+            self._at_work.add(call)
             try:
-                return self._tools.call(name, arguments, tool_use_id)
-            except BaseError as exc:
-                return ToolResult(_told(exc), ok=False)
-            except (Exception, gevent.Timeout):
-                # A bug, or somebody else's timeout: the agent goes on without this call. Arguments are not logged.
-                log.exception("tool call failed", extra={"tool": name, "toolUseId": tool_use_id})
-                return ToolResult("internal error", ok=False)
+                call.join()
+            finally:
+                self._at_work.discard(call)
+                if not call.dead:  # the server stops
+                    call.kill(block=False)
+            return call.value if isinstance(call.value, ToolResult) else _ENDED
+
+    def _call(self, name: str, arguments: Mapping[str, Any], tool_use_id: str) -> ToolResult:
+        try:
+            return self._tools.call(name, arguments, tool_use_id)
+        except BaseError as exc:
+            return ToolResult(_told(exc), ok=False)
+        except (Exception, gevent.Timeout):
+            # A bug, or somebody else's timeout: the agent goes on without this call. Arguments are not logged.
+            log.exception("tool call failed", extra={"tool": name, "toolUseId": tool_use_id})
+            return ToolResult("internal error", ok=False)
 
 
 class ToolsServer:
@@ -119,10 +140,10 @@ class ToolsServer:
         return ToolsAccess(f"http://{HOST}:{self.port}{PATH}", token)
 
     def close(self, token: str) -> None:
-        """End the token's life: its later calls are refused, one under way ends by itself. Idempotent."""
+        """End the token's life: its later calls are refused, those under way are ended, within seconds. Idempotent."""
         turn = self._turns.pop(token.encode(), None)
         if turn is not None:
-            turn.closed = True
+            turn.close()
 
     def _application(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:
