@@ -236,18 +236,18 @@ def unreader_class(worker):
     class Unreader(gunicorn.http.parser.SocketUnreader):
         """Tells the head's timeout how far the request is. Most come in one piece and need no second timer."""
 
-        def read(self, *args):
-            data = super().read(*args)
+        def read(self, *args, **options):
+            data = super().read(*args, **options)
             head = worker.heads.get(gevent.getcurrent())
             if head is not None:
                 head.begun = True
             return data
 
-        def chunk(self, *args):
+        def chunk(self, *args, **options):
             head = worker.heads.get(gevent.getcurrent())
             if head is not None and head.begun and head.rest is None:
                 head.rest = gevent.Timeout.start_new(settings["head_timeout"], head)
-            return super().chunk(*args)
+            return super().chunk(*args, **options)
 
     return Unreader
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -277,10 +277,18 @@ class Sessions:
         :raises TooManySessionsError: none of them is idle, and there is still no room.
         """
         over = self.journal.live_sessions() - self.max_live + 1
-        if over <= 0 or put_to_sleep(self.journal, idle_before=datetime.now(UTC), at_most=over):
+        if over <= 0:
             return
-        if self.journal.live_sessions() >= self.max_live:
+        looked_at = self._idle()
+        # Even one that was used this instant: it is not in use now, and wakes when it is wanted.
+        if put_to_sleep(self.journal, idle_before=datetime.now(UTC) + timedelta(days=1), at_most=over):
+            return
+        # Where others have come and gone meanwhile there was one for us too, and there may be again.
+        if self.journal.live_sessions() >= self.max_live and self._idle() == looked_at:
             raise TooManySessionsError(f"{self.max_live} sessions are in use.", retry_after_s=FULL_RETRY_S)
+
+    def _idle(self) -> list[str]:
+        return [session.session_id for session in self.journal.idle_sessions(limit=SLEEPERS_AT_ONCE)]
 
 
 def new_session_id() -> str:
