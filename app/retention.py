@@ -141,7 +141,10 @@ class Retention:
     # -- the beginning of what is open
 
     def _old_events(self, before: datetime) -> Iterator[None]:
-        while found := self._journal.aged_sessions(before=before, limit=SESSIONS_AT_ONCE):
+        last: list[str] = []
+        # Each was looked at once: where the same come again, the clock was set back.
+        while (found := self._journal.aged_sessions(before=before, limit=SESSIONS_AT_ONCE)) and found != last:
+            last = found
             for session_id in found:
                 needed = self._needed_from(session_id)
                 while (
