@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -518,16 +517,53 @@ def test_an_undo_during_the_trial_ends_the_repair_first(healing: Begin) -> None:
     held = one.n8n.hold(one.workflow_id, "retry", "after")
     one.fail()
     assert held.reached.wait(10)
-    # n8n answers a retry when its run has ended, and until then the trial has the workflow.
-    threading.Timer(0.5, held.release).start()
+
+    # n8n answers a retry when its run has ended, which may take long: the undo does not wait for it.
     assert one.command("rollback", workflowId=one.workflow_id) == 202
 
     assert one.ended() == "cancelled"
+    held.release()
     one.wait_state("failed")
     soon(lambda: canonical_hash(one.n8n.draft(one.workflow_id)) == canonical_hash(one.before), what="as it was")
     assert one.kinds().count("rolled_back") == 1
     assert one.n8n.is_clean(one.workflow_id)
     assert "repair_published" not in one.kinds()
+
+
+def test_a_socket_acts_while_n8n_is_slow_with_an_approval(healing: Begin) -> None:
+    one = healing(to(FIXED), autonomy="ask")
+    one.heal()
+    (repair,) = one.repairs()
+    held = one.n8n.hold(one.workflow_id, "publish", "before")
+    decision = {"repairId": repair["repairId"]}
+    one.client.send({"type": "approve", **decision}).send({"type": "reject", **decision})
+    assert held.reached.wait(10)
+
+    one.client.send({"type": "ping"}).receive("pong")
+    assert one.client.send({"type": "cancel"}).receive("error")["code"] == "conflict"
+    one.client.say("[]").receive("turn_finished")
+    one.client.send({"type": "set_autonomy", "autonomy": "auto"}).receive("autonomy_changed")
+    assert "repair_published" not in one.kinds()
+    held.release()
+
+    one.client.receive("repair_published")
+    assert one.client.receive("error")["code"] == "conflict", "it was approved before it was rejected"
+    assert one.data("repair_decided") == [{"repairId": repair["repairId"], "decision": "approved", "by": "person"}]
+
+
+def test_an_approval_is_carried_out_although_its_socket_goes(healing: Begin) -> None:
+    one = healing(to(FIXED), autonomy="ask")
+    one.heal()
+    (repair,) = one.repairs()
+    held = one.n8n.hold(one.workflow_id, "publish", "before")
+    one.client.send({"type": "approve", "repairId": repair["repairId"]})
+    assert held.reached.wait(10)
+
+    one.client.drop()
+    held.release()
+
+    soon(lambda: "repair_published" in one.kinds(), what="published")
+    one.check_published()
 
 
 def test_a_cancelled_trial_puts_the_draft_back(healing: Begin) -> None:
@@ -538,9 +574,10 @@ def test_a_cancelled_trial_puts_the_draft_back(healing: Begin) -> None:
 
     assert one.command("cancel") == 202
     assert one.ended() == "cancelled"
-    held.release()
 
+    # The run that tried it is still going, and n8n has answered nothing.
     one.wait_state("failed")
+    held.release()
     assert one.n8n.is_clean(one.workflow_id)
     assert url_of(one.n8n.draft(one.workflow_id)) == BROKEN
 
