@@ -20,10 +20,9 @@ from app.n8n.connected import Intent
 from app.turns import transcripts
 
 DOCUMENTS_AT_ONCE = 50
-LARGE_AT_ONCE = 10  # dead letters have up to 64 KiB, snapshots are whole workflows
-EVENTS_AT_ONCE = 500
+LARGE_AT_ONCE = 4  # dead letters have up to 64 KiB, snapshots are whole workflows
+EVENTS_AT_ONCE = 200
 SESSIONS_AT_ONCE = 50
-KEYS_AT_ONCE_MIN = 1_000
 PAUSE_S = 0.02
 ROUND_S = 3.0
 WORK_S = 2 * 86_400.0
@@ -57,7 +56,7 @@ class Retention:
     def _steps(self) -> Iterator[None]:
         before = datetime.now(UTC) - timedelta(seconds=self._keep_s)
         work_before = min(before, datetime.now(UTC) - timedelta(seconds=WORK_S))
-        while self._journal.forget(before=before) >= KEYS_AT_ONCE_MIN:
+        while self._journal.forget(before=before):
             yield
         yield from self._documents(DeadLetter.KIND, before, lambda _: True, at_once=LARGE_AT_ONCE)
         yield from self._documents(Intent.KIND, work_before, lambda _: True)

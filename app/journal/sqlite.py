@@ -40,7 +40,7 @@ from app.journal.wakeups import Wakeups
 from app.journal.writer import GroupCommitter
 
 T = TypeVar("T")
-FORGET_MAX = 5_000
+FORGET_MAX = 500
 DAY_S = 86_400.0
 SESSION = "session_id, token_hash, state, created_at, last_active_at, first_seq, last_seq"
 INPUT = "i.input_id, s.session_id, i.kind, i.seq, i.key, i.turn_id, i.started_seq, i.takeovers, i.cancelled"
