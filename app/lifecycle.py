@@ -146,6 +146,7 @@ class BridgeWorker:
             left = self.decisions.finish()
             self.decisions.expire()
             self.connections.forget_lost()
+            self.connections.forget_again()
             return settings.lease_seconds if left else None
 
         def sweep() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from app.journal import Change, OpenSession
 from app.journal.records import OpenConnection, Worker
 from app.journal.sqlite import SqliteJournal
 from app.sessions.connections import Connections
+from app.sessions.service import put_to_sleep
 
 
 class DeafSocket:
@@ -39,6 +42,25 @@ def test_connections_of_a_lost_worker_are_removed_and_those_of_a_live_one_stay(t
 
     assert {found.holder for found in OpenConnection.find(journal)} == {"alive", "asking"}
     assert {found.holder for found in Worker.find(journal)} == {"alive", "asking"}
+    journal.close()
+
+
+def test_a_socket_that_goes_while_the_journal_is_locked_does_not_keep_its_session_awake(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path)
+    journal.commit(Change(session_id="s", open_session=OpenSession("hash", 10)))
+    socket: Any = DeafSocket()
+    connections = Connections(journal, holder="w")
+    connection = connections.enter("s", socket, after=0, note=lambda record: journal.commit(Change(puts=[record])))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        connections.exit(connection)
+        assert OpenConnection.find(journal)
+
+    connections.forget_again()
+
+    assert not OpenConnection.find(journal)
+    assert put_to_sleep(journal, idle_before=datetime.now(UTC) + timedelta(days=1)) == 1
     journal.close()
 
 
