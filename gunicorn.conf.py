@@ -8,14 +8,15 @@ from gevent import monkey
 
 monkey.patch_all()  # before anything else is imported
 
-import contextlib
 import ctypes
+import fcntl
 import json
 import logging
 import os
 import queue
 import re
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ import time
 import traceback
 import types
 import uuid
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from ssl import SSLError
@@ -57,6 +59,9 @@ STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 EARLY_SIGNALS = {*STOP_SIGNALS, signal.SIGHUP}
 PR_SET_PDEATHSIG = 1
 LOAD = "from gunicorn.app.wsgiapp import WSGIApplication as App; App('').load(); print('loaded')"
+METRICS_PREFIX = "bridge-metrics-"
+WORKER_METRICS_BYTES = 1024**2  # three files, and a fold's two
+METRICS_ROOM_BYTES = 32 * 1024**2  # a full tmpfs would kill whoever writes to a mapped file of it
 QUIET_PATHS = {"/healthz", "/readyz", "/health"}
 CHECKING = bool({"--check-config", "--print-config"} & set(sys.argv))  # for a person: nothing is served or logged
 
@@ -99,18 +104,80 @@ def last_line(text):
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
 
 
+def refuse_start(reason):
+    record = logging.makeLogRecord({"name": "app.settings", "levelname": "CRITICAL", "msg": reason})
+    print(reason if CHECKING else logs["JsonLineFormatter"]().format(record), file=sys.stderr)
+    sys.exit(1)
+
+
 def checked_settings():
     """The checked settings, as ``python -m app.settings`` prints them; where they are wrong the start ends here."""
     code, out, err = run_child(sys.executable, "-m", "app.settings", limit_s=SETTINGS_LIMIT_S)
     if code == 0:
         kept.settings = json.loads(out)
     elif not hasattr(kept, "settings"):
-        reason = last_line(err)
-        record = logging.makeLogRecord({"name": "app.settings", "levelname": "CRITICAL", "msg": reason})
-        print(reason if CHECKING else logs["JsonLineFormatter"]().format(record), file=sys.stderr)
-        sys.exit(1)
+        refuse_start(last_line(err))
     # else: they went bad between a reload's check and the reload; the master goes on with the last good ones.
     return kept.settings
+
+
+def open_locked(folder):
+    """A descriptor that keeps ``folder`` ours until the last process that has it ends; ``None``: it is another's."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(fd), os.stat(folder)):  # else it was removed in between
+            return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return None
+
+
+def make_metrics_folder():
+    """Where the workers keep their metrics, over reloads: an operator's PROMETHEUS_MULTIPROC_DIR, else one of our own.
+
+    Its lock is held by this master and its workers. Pids would not tell: other containers have their own.
+    """
+    given = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
+    if given and not Path(given).name.startswith(METRICS_PREFIX):  # else it is that of a server that started this one
+        folder = Path(given).absolute()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            kept.metrics_lock_fd = open_locked(folder)
+            if kept.metrics_lock_fd is not None:
+                for left in (*folder.glob("*.db"), *folder.glob("folded.json*"), *folder.glob("vitals")):
+                    left.unlink()
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError:
+            refuse_start("PROMETHEUS_MULTIPROC_DIR: must be the path of a folder that can be written")
+        return folder
+    memory = Path("/dev/shm")  # noqa: S108
+    for parent in (memory, Path(tempfile.gettempdir())):
+        if parent == memory and not has_room(parent):
+            continue
+        for left in parent.glob(f"{METRICS_PREFIX}*"):  # of a master that was killed
+            with suppress(OSError):
+                if left.lstat().st_uid == os.geteuid() and (fd := open_locked(left)) is not None:
+                    shutil.rmtree(left, ignore_errors=True)
+                    os.close(fd)
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=METRICS_PREFIX, dir=parent))
+            kept.metrics_lock_fd = open_locked(folder)
+            if kept.metrics_lock_fd is not None:
+                kept.own_metrics_folder = folder
+                return folder
+
+
+def has_room(folder):
+    try:
+        there = os.statvfs(folder)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK) and there.f_bavail * there.f_frsize >= METRICS_ROOM_BYTES
 
 
 os.chdir(HERE)
@@ -118,6 +185,16 @@ settings = checked_settings()
 if not hasattr(kept, "lock_fd"):
     kept.lock_fd = os.memfd_create("log-lock")
     kept.served_fd = os.memfd_create("served")  # shared with all workers; not empty: one of them has come up
+if CHECKING:
+    # A reload's check inherits the running server's, whose files it must not touch.
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    os.environ.pop("prometheus_multiproc_dir", None)
+else:
+    if not hasattr(kept, "metrics_folder"):
+        kept.metrics_folder = make_metrics_folder()
+        kept.dropped_fd = os.open(kept.metrics_folder / "master-dropped", os.O_RDWR | os.O_CREAT, 0o600)
+    # Before any worker imports prometheus-client, which looks at it once.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(kept.metrics_folder)
 
 
 # -- the worker -------------------------------------------------------------------------------------
@@ -377,7 +454,7 @@ class DrainWorker(GeventWorker):
     @staticmethod
     def _hang_up(client):
         """Let a connection without a request end by itself, as if its peer had closed."""
-        with contextlib.suppress(OSError, AttributeError):
+        with suppress(OSError, AttributeError):
             client._sock.shutdown(socket.SHUT_RD)  # the raw one: gevent's own logs an error at its reader
 
     def timeout_ctx(self):
@@ -611,11 +688,38 @@ def post_fork(server, worker):
     from app.telemetry.logs import configure
 
     configure(level=settings["log_level"], context=context.current, lock_fd=kept.lock_fd)
+    try:
+        kept.metrics_folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have cleaned up
+        with tempfile.TemporaryFile(dir=kept.metrics_folder) as tried:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(tried.fileno(), 0, WORKER_METRICS_BYTES)
+    except OSError as exc:
+        # Writing to a file that is mapped there would kill the worker. It serves all the same, and counts for itself.
+        del os.environ["PROMETHEUS_MULTIPROC_DIR"]
+        server.log.error("metrics cannot be kept with the other workers'", extra={"reason": repr(exc)})
+        return
+    from app.telemetry import metric_files
+
+    try:
+        metric_files.tidy(kept.metrics_folder)
+    except (OSError, ValueError, metric_files.FolderBusyError) as exc:
+        server.log.warning("metrics of earlier workers were not folded", extra={"reason": repr(exc)})
 
 
 def post_worker_init(worker):
     if worker.bridge:
         worker.bridge.start()
+
+
+def child_exit(server, worker):
+    # What prometheus-client's mark_process_dead does; the master imports nothing of it.
+    for path in kept.metrics_folder.glob(f"gauge_live*_{worker.pid}.db"):
+        path.unlink(missing_ok=True)
+
+
+def on_exit(server):
+    if hasattr(kept, "own_metrics_folder"):
+        shutil.rmtree(kept.own_metrics_folder, ignore_errors=True)
 
 
 def worker_exit(server, worker):
@@ -640,4 +744,4 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa:
 logger_class = JsonLogger
 accesslog = "-"
 loglevel = settings["log_level"]
-logconfig_dict = {} if CHECKING else logs["config_for_master"](settings["log_level"], kept.lock_fd)
+logconfig_dict = {} if CHECKING else logs["config_for_master"](settings["log_level"], kept.lock_fd, kept.dropped_fd)

@@ -221,11 +221,15 @@ class LineHandler(logging.Handler):
 
 
 class DirectHandler(logging.Handler):
-    """For gunicorn's master: writes at once what fits without waiting, else drops and counts it."""
+    """For gunicorn's master: writes at once what fits without waiting, else drops and counts it.
 
-    def __init__(self, fd: int = 1, *, lock_fd: int | None = None) -> None:
+    :param dropped_fd: of a file that keeps the count (8 bytes, little-endian) over reloads, for workers to read.
+    """
+
+    def __init__(self, fd: int = 1, *, lock_fd: int | None = None, dropped_fd: int | None = None) -> None:
         super().__init__()
-        self.dropped = 0
+        self._dropped_fd = dropped_fd
+        self.dropped = 0 if dropped_fd is None else int.from_bytes(os.pread(dropped_fd, 8, 0), "little")
         self._fd, self._lock_fd = fd, lock_fd
         self.setFormatter(JsonLineFormatter(limit_bytes=PIPE_BUF_BYTES))
 
@@ -242,6 +246,9 @@ class DirectHandler(logging.Handler):
             except OSError:
                 pass
             self.dropped += 1
+            if self._dropped_fd is not None:
+                with suppress(OSError):
+                    os.pwrite(self._dropped_fd, self.dropped.to_bytes(8, "little"), 0)
 
 
 class LogStream:
@@ -276,7 +283,7 @@ class LogStream:
         return False
 
 
-def config_for_master(level: str, lock_fd: int | None) -> dict[str, Any]:
+def config_for_master(level: str, lock_fd: int | None, dropped_fd: int | None = None) -> dict[str, Any]:
     """gunicorn's ``logconfig_dict``: all loggers to one :class:`DirectHandler`; and what is printed, too."""
     sys.stdout, sys.stderr = LogStream("stdout", logging.INFO), LogStream("stderr", logging.ERROR)
     quiet = {"handlers": ["json"], "propagate": False, "level": "INFO"}
@@ -284,7 +291,7 @@ def config_for_master(level: str, lock_fd: int | None) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {},
-        "handlers": {"json": {"()": lambda: DirectHandler(lock_fd=lock_fd)}},
+        "handlers": {"json": {"()": lambda: DirectHandler(lock_fd=lock_fd, dropped_fd=dropped_fd)}},
         "root": {"handlers": ["json"], "level": level.upper()},
         "loggers": {"gunicorn.error": {**quiet, "level": level.upper()}, "gunicorn.access": quiet},
     }

@@ -129,7 +129,7 @@ def tiny_project(to: Path) -> Path:
     for name in ("gunicorn.conf.py", *own):
         shutil.copy(PROJECT / name, to / name)
     (to / "app" / "telemetry").mkdir()
-    for name in ("__init__.py", "logs.py", "context.py"):
+    for name in ("__init__.py", "logs.py", "context.py", "metric_files.py"):
         shutil.copy(PROJECT / "app" / "telemetry" / name, to / "app" / "telemetry" / name)
     (to / "app" / "__init__.py").touch()
     (to / "app" / "web" / "__init__.py").touch()
