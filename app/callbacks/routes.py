@@ -17,12 +17,13 @@ from app.errors import RateLimitError, SessionNotFoundError, TooLargeError, Vali
 from app.journal import events
 from app.journal.records import DeadLetter, DeadLetterReason
 from app.lifecycle import BridgeWorker
-from app.telemetry import context
+from app.telemetry import context, metrics
 from app.web import auth
 from app.web.bodies import read_body, read_json_body
 
 MAX_KEY_CHARS = 256
 MAX_LISTED = 1_000
+AUTHENTICATED = "bridge.callback_authenticated"
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +45,7 @@ def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
     @blueprint.post("/callbacks/n8n/error")
     def take_error() -> tuple[Response, int]:
         auth.check_callback(request.environ, bridge.settings)
+        request.environ[AUTHENTICATED] = True
         request_id = request.environ["bridge.request_id"]
         header_key = _header_key()
         body = read_body(limit_bytes, keep_ends_bytes=KEPT_ENDS_BYTES)
@@ -86,6 +88,12 @@ def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
             fields = {"repair": routed.repair, "sessionId": routed.session_id, "seq": routed.seq}
             log.info("callback taken", extra={**fields, "duplicate": routed.duplicate})
             return _answer(routed)
+
+    @blueprint.after_request
+    def count(response: Response) -> Response:
+        if response.status_code >= 400 and AUTHENTICATED in request.environ:
+            metrics.errors.labels("callback").inc()
+        return response
 
     return blueprint
 

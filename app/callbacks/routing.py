@@ -16,6 +16,7 @@ from app.journal import Activity, Change, Committed, Journal, Limit, NewEvent, N
 from app.journal.records import Case, DeadLetter, Registration, Repair, dead_letter_id, retry_stale
 from app.n8n.connected import is_trial
 from app.repairs import policy
+from app.telemetry import metrics
 
 Repairing = Literal["queued", "coalesced", "blocked", "observed", "echo"]
 
@@ -118,6 +119,8 @@ class Router:
                 add=NewInput("repair", key=repair_id or "") if begun else None,
             )
         )
+        if taken.verdict == "observed" and not committed.duplicate:
+            metrics.repairs.labels("observed").inc()  # no repair is written that would tell
         return _routed(committed, registration.session_id, taken.verdict)
 
     def _is_late(self, report: ErrorReport, case: Case) -> bool:

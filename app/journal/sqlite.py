@@ -32,6 +32,7 @@ from app.journal import (
     Watch,
     sqlite_ages,
     sqlite_hits,
+    tally,
 )
 from app.journal.sqlite_change import apply, count_live, prepare
 from app.journal.sqlite_schema import SEQ_BITS, connect
@@ -86,7 +87,10 @@ class SqliteJournal:
     # -- writes
 
     def commit(self, change: Change) -> Committed:
-        return self._writer.run(partial(apply, prepare(change)))
+        committed = self._writer.run(partial(apply, prepare(change)))
+        if not committed.duplicate:
+            tally.count(change)
+        return committed
 
     def claim(self, holder: str, *, ttl_s: float) -> Claim | None:
         def operation(connection: sqlite3.Connection) -> tuple[Claim | None, Iterable[str]]:

@@ -10,6 +10,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import gevent
@@ -17,6 +18,7 @@ import gevent
 from app.errors import BaseError, JournalUnavailableError, StaleDocumentError
 from app.journal import Activity, Change, Delete, Event, Journal, Put, Watch
 from app.journal.records import OpenConnection, Worker
+from app.telemetry import metrics
 
 MAX_PER_SESSION = 5
 READ_EVENTS = 100
@@ -56,6 +58,7 @@ class Connection:
     socket: Socket
     cursor: int
     opened_at: float = field(default_factory=time.monotonic)
+    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     sent: int = 0
     received: int = 0
     watch: Watch | None = None
@@ -112,6 +115,7 @@ class Connections:
             self._forget(connection.connection_id, session_id)
             raise
         self._open.add(connection)
+        metrics.active_connections.set(len(self._open))
         try:
             self._replace_oldest(session_id)
         except BaseError:
@@ -125,6 +129,7 @@ class Connections:
     def exit(self, connection: Connection) -> None:
         """The socket is gone; from now on its session is idle, if this was the last."""
         self._open.discard(connection)
+        metrics.active_connections.set(len(self._open))
         self._forget(connection.connection_id, connection.session_id)
 
     def _forget(self, connection_id: str, session_id: str) -> None:
@@ -205,9 +210,27 @@ class Connections:
             connection.socket.send(event.frame)
             connection.cursor = event.seq
             connection.sent += 1
+            if event.type == "workflow_error":
+                self._observe_delivery(connection, event)
             if event.type == "session_closed":
                 connection.leave(DONE, "session ended")
                 return
+
+    def _observe_delivery(self, connection: Connection, event: Event) -> None:
+        """How long an error took to this socket, if it happened while the socket was open: what is told again on resume
+        says nothing about us."""
+        now, body = datetime.now(UTC), event.body
+        at = datetime.fromisoformat(body["at"])
+        if at < connection.began_at or body["data"].get("source") != "callback":
+            return
+        try:
+            session = self._journal.session(event.session_id)
+        except BaseError:
+            session = None
+        # An event's time has milliseconds. Its session was last active when it was appended, to the microsecond.
+        if session is not None and timedelta() <= session.last_active_at - at < timedelta(milliseconds=1):
+            at = session.last_active_at
+        metrics.callback_delivery.observe(max(0.0, (now - at).total_seconds()))
 
     def _goodbye(self, connection: Connection, code: int, reason: str) -> None:
         if code == RESTART:

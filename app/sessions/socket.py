@@ -29,7 +29,7 @@ from app.sessions import frames
 from app.sessions.commands import Commands
 from app.sessions.connections import Connection, shutdown_frame
 from app.sessions.service import new_session_id
-from app.telemetry import context
+from app.telemetry import context, metrics
 from app.web import auth
 from app.web.problems import error_frame
 from app.web.socket_io import ConnectionGone, SocketIO
@@ -37,6 +37,8 @@ from app.web.socket_io import ConnectionGone, SocketIO
 BAD_FRAMES_MAX, BAD_FRAMES_WINDOW_S = 10, 60.0
 DRAIN_LOOK_S = 0.5
 BAD_HELLO, NO_HELLO, BUG = 4400, 4408, 1011
+# Closed by us for no fault of anybody: done, a peer that was lost, a restart, a sixth tab. Other codes are errors.
+GOODBYES = frozenset({1000, 1008, 1012, 4409})
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +108,9 @@ class _Served:
             # What leaves here, Flask would answer as an HTTP page in the middle of the socket's stream.
             log.exception("connection failed by a bug")
             self._refuse(BaseError(), BUG)
+        finally:
+            if self._socket.sent_code is not None and self._socket.sent_code not in GOODBYES:
+                metrics.errors.labels("websocket").inc()
 
     def _hello(self) -> frames.Hello:
         text, deadline = None, time.monotonic() + self._bridge.settings.ws_hello_timeout_seconds

@@ -14,6 +14,7 @@ from gevent.event import Event as GreenEvent
 
 from app.errors import BaseError
 from app.journal import Journal, Lease
+from app.telemetry import metrics
 from app.turns.turn import KILL_S, LOOK_S, RunningTurn, Turns
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Runner:
                     return
                 running = RunningTurn(claim, turn_id=uuid.uuid4().hex)
                 self._running[running.turn_id] = running
+                metrics.active_turns.set(len(self._running))
                 gevent.spawn(self._serve, running)
 
     def _renew_forever(self) -> None:
@@ -124,6 +126,7 @@ class Runner:
         finally:
             self._release(running.claim.lease)
             del self._running[running.turn_id]
+            metrics.active_turns.set(len(self._running))
             self._free.set()
 
     def _release(self, lease: Lease) -> None:

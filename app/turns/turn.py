@@ -18,7 +18,7 @@ from app.agents import Agent, AgentEvent, Finished, TurnRequest
 from app.errors import BaseError, JournalUnavailableError, LeaseLostError, SessionNotFoundError, StaleDocumentError
 from app.journal import Change, Claim, Input, Journal, Lease, NewEvent, Postpone, Put, StartInput, Watch, events
 from app.repairs.attempt import Attempts, Opening
-from app.telemetry import context
+from app.telemetry import context, metrics
 from app.telemetry.redaction import redact_text
 from app.tools.catalog import Catalog
 from app.tools.server import ToolsServer
@@ -290,9 +290,11 @@ def _iterate(
     """Run the agent to its end, unless ``first`` leaves it nothing to do. What is raised on purpose is returned: gevent
     would log it as uncaught."""
     stream: Iterator[AgentEvent] = iter(())
+    began: float | None = None
     try:
         if first is not None and first():
             return Finished()
+        began = time.monotonic()
         stream = agent.run(request)
         for event in stream:
             if isinstance(event, Finished):
@@ -306,3 +308,5 @@ def _iterate(
         close = getattr(stream, "close", None)
         if close is not None:
             close()
+        if began is not None:
+            metrics.claude_execution.observe(time.monotonic() - began)

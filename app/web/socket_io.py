@@ -24,6 +24,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessa
 from wsproto.utilities import RemoteProtocolError
 
 from app.errors import CallerError
+from app.telemetry import metrics
 
 READ_BYTES = 65_536
 EVENTS_PER_SLICE = 32  # about 0.5 ms of work between two looks at the other connections
@@ -142,6 +143,7 @@ class SocketIO(Server):  # type: ignore[misc]  # the library has no types
             if isinstance(event, (TextMessage, BytesMessage)):
                 message = self._join(event)
                 if message is not None:
+                    metrics.frames_in.inc()
                     return message
             elif isinstance(event, Ping):
                 self._control(event.response(), self._send_timeout_s)
@@ -165,6 +167,7 @@ class SocketIO(Server):  # type: ignore[misc]  # the library has no types
         with self._lock:
             if self.close_code is None and self._write(self._protocol.send(message), self._send_timeout_s):
                 self._flush(self._send_timeout_s)
+                metrics.frames_out.inc()
                 return
         raise ConnectionGone(self.close_code or LOST, self.close_text)
 
@@ -226,6 +229,7 @@ class SocketIO(Server):  # type: ignore[misc]  # the library has no types
         raw = data if isinstance(data, (bytes, bytearray)) or data.isascii() else data.encode()
         if len(self._partial) + len(raw) > self._max_message_bytes:
             self._partial.clear()
+            metrics.frames_in.inc()
             self.close(1009, f"A message may have {self._max_message_bytes} bytes")
             return None
         if event.message_finished and not self._partial:
