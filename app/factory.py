@@ -8,11 +8,11 @@ from app import cli
 from app.agents import Agent
 from app.callbacks.routes import callbacks_blueprint, dead_letters_blueprint
 from app.lifecycle import BridgeWorker
-from app.ops.routes import brake_blueprint, probes_blueprint
+from app.ops.routes import brake_blueprint, metrics_blueprint, probes_blueprint
 from app.sessions.routes import sessions_blueprint
 from app.sessions.socket import socket_blueprint
 from app.settings import Settings, load
-from app.web import problems, security, socket_io
+from app.web import problems, request_metrics, security, socket_io
 from app.web.limiter import DeclaredLimits
 from app.web.refusals import RefusedHealth
 from app.web.request_id import RequestIdMiddleware
@@ -40,9 +40,11 @@ def create_app(settings: Settings | None = None, *, agent: Agent | None = None) 
     problems.register(app)
     problems.register_failed_authentication(app, bridge.limits.failed_authentication)
     security.register(app, settings)
+    request_metrics.register(app)
 
     declared = DeclaredLimits(app, bridge.limits)
     app.register_blueprint(probes_blueprint(bridge, count_health=declared.check("health")))  # auth: none
+    app.register_blueprint(metrics_blueprint(bridge))  # auth: loopback, or the metrics or access token
     app.register_blueprint(brake_blueprint(bridge))  # auth: access
     app.register_blueprint(sessions_blueprint(bridge))  # auth: access or session, stated in each view
     # auth: Origin before the upgrade, then the hello frame

@@ -98,6 +98,13 @@ class BridgeWorker:
         """Whether any session, open or not, has ever owned this workflow."""
         return Registration.get(self.journal, workflow_id) is not None
 
+    def active_sessions(self) -> int | None:
+        """How many sessions are live, or ``None`` where the journal cannot say now."""
+        try:
+            return self.journal.live_sessions()
+        except BaseError:
+            return None
+
     def start(self) -> None:
         """Open the journal, begin to claim turns and do chores. Called once, in the worker, before it accepts.
 

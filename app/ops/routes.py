@@ -1,4 +1,4 @@
-"""What probes, operators and newcomers ask: liveness, readiness, health, the brake, and the page."""
+"""What probes, operators and newcomers ask: liveness, readiness, health, metrics, the brake, and the page."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 
 from flask import Blueprint, Response, jsonify, request, send_from_directory
 
+from app.errors import BusyError
 from app.journal import Change
 from app.journal.records import Autonomy, Ceiling, retry_stale
 from app.lifecycle import BridgeWorker
 from app.ops.checks import readiness
 from app.shapes import Shape, read_body
+from app.telemetry import exposition
+from app.telemetry.metric_files import FolderBusyError
 from app.version import VERSION
 from app.web import auth
 from app.web.bodies import read_json_body
@@ -65,6 +68,24 @@ def probes_blueprint(bridge: BridgeWorker, *, count_health: Callable[[], None]) 
     @page_csp
     def page() -> Response:
         return send_from_directory(CONSOLE, "index.html")
+
+    return blueprint
+
+
+def metrics_blueprint(bridge: BridgeWorker) -> Blueprint:
+    """``/metrics`` for Prometheus; auth: loopback, or the metrics or access token."""
+    blueprint = Blueprint("metrics", __name__)
+
+    @blueprint.get("/metrics")
+    def scrape() -> Response:
+        auth.check_metrics(request.environ, bridge.settings)
+        try:
+            text, content_type = exposition.scrape(
+                request.headers.get("Accept", ""), active_sessions=bridge.active_sessions
+            )
+        except FolderBusyError as exc:
+            raise BusyError("The metrics are being put together; come back.", retry_after_s=1) from exc
+        return Response(text, content_type=content_type, headers={"Cache-Control": "no-store"})
 
     return blueprint
 
