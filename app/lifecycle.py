@@ -16,6 +16,7 @@ from app.callbacks.dead_letters import DeadLetters
 from app.callbacks.replays import Replays
 from app.callbacks.routing import Router
 from app.chores import Chore, Chores
+from app.errors import BaseError
 from app.journal import Journal
 from app.journal.records import Registration
 from app.journal.sqlite import SqliteJournal
@@ -29,6 +30,7 @@ from app.retention import Retention
 from app.sessions.connections import Connections
 from app.sessions.service import Sessions, put_to_sleep
 from app.settings import Settings
+from app.telemetry.vitals import Vitals
 from app.tools.catalog import Catalog
 from app.tools.server import ToolsServer
 from app.turns.runner import Runner
@@ -87,6 +89,7 @@ class BridgeWorker:
             leases=transcripts.leases,
         )
         self.runner = Runner(turns, holder=self.holder, concurrent_turns=settings.max_concurrent_turns)
+        self.vitals = Vitals(interval_s=settings.vitals_interval_seconds, active_sessions=self.active_sessions)
         self._chores = Chores(self.journal, self._chore_list(), holder=self.holder, lease_s=settings.lease_seconds)
         self._drained_at = 0.0
 
@@ -116,6 +119,7 @@ class BridgeWorker:
         self.connections.begin()
         self.replays.start()
         self._chores.start()
+        self.vitals.start()
         log.info("worker started", extra={"agent": self.agent_name, "turns": self.settings.max_concurrent_turns})
 
     def drain(self) -> None:
@@ -141,6 +145,7 @@ class BridgeWorker:
         self.replays.stop()
         self.runner.stop()
         self.tools.stop()
+        self.vitals.stop()
         self.journal.close()
         log.info("Graceful shutdown complete")
 

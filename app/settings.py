@@ -181,6 +181,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("MAX_MESSAGE_BYTES", whole(1024, 16 * 1024**2), 1024**2, "Bytes of a frame or a body."),
     Setting("GRACEFUL_TIMEOUT_SECONDS", whole(1, 3600), 30, "Seconds a worker has to drain; turns get 5 s less."),
     Setting("DEAD_LETTER_URL", DEAD_LETTERS, None, "Dead letters are kept there as well."),
+    Setting("VITALS_INTERVAL_SECONDS", number(0.05, 86_400), 60, "Seconds between two lines about memory use."),
     Setting(
         "LOG_LEVEL", choice("debug", "info", "warning", "error", "critical"), "info", "Least level that is logged."
     ),
@@ -239,6 +240,7 @@ class Settings:
     max_message_bytes: int
     graceful_timeout_seconds: int
     dead_letter_url: str | None
+    vitals_interval_seconds: float
     log_level: str
 
     @property

@@ -78,6 +78,7 @@ ACCEPTED: dict[str, tuple[str, Any]] = {
     "MAX_MESSAGE_BYTES": ("65536", 65_536),
     "GRACEFUL_TIMEOUT_SECONDS": ("10", 10),
     "DEAD_LETTER_URL": ("s3://my-bucket/dead/letters/", "s3://my-bucket/dead/letters"),
+    "VITALS_INTERVAL_SECONDS": ("0.5", 0.5),
     "LOG_LEVEL": ("debug", "debug"),
 }
 
@@ -130,6 +131,7 @@ REFUSED: dict[str, list[str]] = {
     "MAX_MESSAGE_BYTES": ["10", "1MB", "99999999999"],
     "GRACEFUL_TIMEOUT_SECONDS": ["0", "1.5"],
     "DEAD_LETTER_URL": ["http://x", "s3://", "dynamodb://a/b"],
+    "VITALS_INTERVAL_SECONDS": ["0"],
     "LOG_LEVEL": ["loud", "INFO"],
 }  # fmt: skip
 
