@@ -10,12 +10,12 @@ monkey.patch_all()  # before anything else is imported
 
 import ctypes
 import fcntl
+import importlib
 import json
 import logging
 import os
 import queue
 import re
-import runpy
 import shutil
 import signal
 import socket
@@ -62,7 +62,7 @@ LOAD = "from gunicorn.app.wsgiapp import WSGIApplication as App; App('').load();
 METRICS_PREFIX = "bridge-metrics-"
 WORKER_METRICS_BYTES = 1024**2  # three files, and a fold's two
 METRICS_ROOM_BYTES = 32 * 1024**2  # a full tmpfs would kill whoever writes to a mapped file of it
-QUIET_PATHS = {"/healthz", "/readyz", "/health"}
+QUIET_PATHS = {"/healthz", "/readyz", "/health", "/metrics"}  # asked all day; only what goes wrong there is told
 CHECKING = bool({"--check-config", "--print-config"} & set(sys.argv))  # for a person: nothing is served or logged
 
 # What outlives a reload; this file is executed anew by each.
@@ -71,7 +71,24 @@ if not CHECKING and not hasattr(kept, "lock_fd"):
     # At the start: what comes before the master's handlers stand waits for them (when_ready).
     signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
 libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-logs = runpy.run_path(str(HERE / "app" / "telemetry" / "logs.py"), run_name="bridge_logs")
+
+
+def masters_logs():
+    """``app/telemetry/master.py``, under a name of its own and anew: a worker imports ``app`` for itself."""
+    name = "bridge_telemetry"
+    for known in [known for known in sys.modules if known.partition(".")[0] == name]:
+        del sys.modules[known]
+    package = sys.modules[name] = types.ModuleType(name)
+    package.__path__ = [str(HERE / "app" / "telemetry")]
+    return importlib.import_module(f"{name}.master")
+
+
+if not hasattr(kept, "lock_fd"):
+    kept.lock_fd = os.memfd_create("log-lock")
+    kept.served_fd = os.memfd_create("served")  # shared with all workers; not empty: one of them has come up
+logs = masters_logs()
+if not CHECKING:
+    logs.begin(kept.lock_fd)
 
 
 def run_child(*argv, limit_s, wanted=lambda: True):
@@ -105,8 +122,10 @@ def last_line(text):
 
 
 def refuse_start(reason):
-    record = logging.makeLogRecord({"name": "app.settings", "levelname": "CRITICAL", "msg": reason})
-    print(reason if CHECKING else logs["JsonLineFormatter"]().format(record), file=sys.stderr)
+    if CHECKING:
+        print(reason, file=sys.stderr)
+    else:
+        logging.getLogger("app.settings").critical("%s", reason)
     sys.exit(1)
 
 
@@ -182,9 +201,6 @@ def has_room(folder):
 
 os.chdir(HERE)
 settings = checked_settings()
-if not hasattr(kept, "lock_fd"):
-    kept.lock_fd = os.memfd_create("log-lock")
-    kept.served_fd = os.memfd_create("served")  # shared with all workers; not empty: one of them has come up
 if CHECKING:
     # A reload's check inherits the running server's, whose files it must not touch.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
@@ -201,23 +217,46 @@ else:
 
 
 class JsonLogger(Logger):
-    """Access lines with few, fixed fields: no query string, no headers, nothing of a probe."""
+    """Access lines with few, fixed fields: no query string, no headers, nothing of a probe that went well.
+
+    Of what is refused by a rate limit, and of probes that fail, one a minute is told, with the number of the others.
+    """
+
+    sampler = None
 
     def access(self, resp, req, environ, request_time):
-        path = environ.get("PATH_INFO", "")
-        if path in QUIET_PATHS:
+        path, status = environ.get("PATH_INFO", ""), getattr(resp, "status_code", 0)
+        quiet, suppressed = path in QUIET_PATHS, 0
+        if quiet and status < 400:
             return
+        if quiet or status == 429:
+            suppressed = self.sampled(path, status)
+            if suppressed is None:
+                return
         fields = {
             "method": environ.get("REQUEST_METHOD", ""),
             "path": path[:512],
-            "status": getattr(resp, "status_code", 0),
+            "status": status,
             "bytes": resp.sent,
             "durationMs": round(request_time.total_seconds() * 1000, 1),
             "peer": environ.get("REMOTE_ADDR", ""),
         }
         if "bridge.request_id" in environ:
             fields["requestId"] = environ["bridge.request_id"]
+        if "bridge.error_code" in environ:
+            fields["code"] = environ["bridge.error_code"]
+        if suppressed:
+            fields["suppressed"] = suppressed
         self.access_log.info("access", extra=fields)
+
+    @classmethod
+    def sampled(cls, *kind):
+        """How many of this kind were left out since the last that was told; ``None``: so is this one."""
+        from app.telemetry.sampling import Sampler
+
+        if cls.sampler is None:
+            cls.sampler = Sampler()  # in the worker, for each its own
+        return cls.sampler.take(kind)
 
 
 # What was wrong with a request that never reached the application: exception → status, code, title, detail.
@@ -744,4 +783,4 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa:
 logger_class = JsonLogger
 accesslog = "-"
 loglevel = settings["log_level"]
-logconfig_dict = {} if CHECKING else logs["config_for_master"](settings["log_level"], kept.lock_fd, kept.dropped_fd)
+logconfig_dict = {} if CHECKING else logs.config(settings["log_level"], kept.lock_fd, kept.dropped_fd)

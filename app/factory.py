@@ -12,6 +12,7 @@ from app.ops.routes import brake_blueprint, metrics_blueprint, probes_blueprint
 from app.sessions.routes import sessions_blueprint
 from app.sessions.socket import socket_blueprint
 from app.settings import Settings, load
+from app.telemetry.redaction import know_secrets
 from app.web import problems, request_metrics, security, socket_io
 from app.web.limiter import DeclaredLimits
 from app.web.refusals import RefusedHealth
@@ -25,6 +26,7 @@ def create_app(settings: Settings | None = None, *, agent: Agent | None = None) 
     :raises ConfigError: a setting is wrong.
     """
     settings = settings or load()
+    know_secrets(settings.secret_values)
     app = Flask("bridge", static_folder=None)
     # As they were written: a workflow's keys read best in n8n's own order. The attribute is the default provider's.
     app.json.sort_keys = False  # type: ignore[attr-defined]

@@ -254,6 +254,14 @@ class Settings:
         return self.n8n_api_url is not None and self.n8n_api_key is not None
 
     @property
+    def secret_values(self) -> tuple[str, ...]:
+        """What must not be shown, whatever it looks like; addresses that open something by being known, too."""
+        given = [getattr(self, row.field) for row in TABLE if row.secret]
+        several = [value for value in given if isinstance(value, tuple)]
+        single = [*(value for value in given if isinstance(value, str)), self.notify_url, self.redis_url]
+        return tuple(value for value in (*(one for values in several for one in values), *single) if value)
+
+    @property
     def bind_host(self) -> str:
         """The host of ``BIND``; IPv6 in brackets."""
         return split_bind(self.bind)[0]

@@ -1,22 +1,35 @@
-"""What leaves the process without secrets: by key name, by the shape of the value, and cut to a size.
+"""What leaves the process without secrets: by key name, by shape, by value where they are our own, and cut to a size.
 
-Used on everything that comes from outside and is kept or shown: callbacks, dead letters, prompts, tool inputs.
+Used on everything that is kept or shown: log lines, callbacks, dead letters, prompts, tool inputs, events, errors.
+Imported by a relative name, as all that gunicorn's master runs of this package.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import islice
 from typing import Any
+from urllib.parse import quote
 
-MASK = "[redacted]"
+from .shapes import MASK, mask_shapes, may_hold_secret
+
 MAX_STRING = 8_192
 MAX_ITEMS = 200
 MAX_DEPTH = 24
+MAX_KEY = 256
+LONG_NAME = 20
+"""Names that are shorter are words; a longer one may hold what a value may."""
 SHORTEST_SECRET = 8
 """No shape is shorter, with what introduces it."""
+SHORT_TEXT = 96
+SHORTEST_OWN = 6
+"""A configured secret that is shorter would be found in too many words."""
+WHOLE_WORD = 12
+"""A configured secret that is shorter is masked only where it stands for itself."""
 
 _SECRET_KEY = re.compile(
     r"(?i)(?:^|[_\-.\s]|(?<=[a-z]))(?:pass(?:word|wd|phrase)?|pwd|secret|token|api[_\-]?key|access[_\-]?key|private[_\-]?key"
@@ -27,47 +40,6 @@ _SECRET_KEY = re.compile(
 _HARMLESS_KEY = re.compile(
     r"(?i)^(?:authentication|genericAuthType|nodeCredentialType|max_?tokens|tokens|(?:input|output)_?tokens|signature)$"
 )
-_SHAPES = re.compile(
-    "|".join(
-        (
-            r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)",
-            r"(?i:\b(?:bearer|basic|token)\s+)[A-Za-z0-9._~+/=-]{8,}",
-            r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?",
-            r"\bsk-[A-Za-z0-9_-]{16,}",
-            r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,})",
-            r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-            r"\bAIza[A-Za-z0-9_-]{30,}",
-            r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
-            r"\b(?:[rs]k|whsec|pk)_(?:live|test)?_?[A-Za-z0-9]{16,}",
-            r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
-            r"\bn8n_api_[A-Za-z0-9]{16,}",
-            r"\b\d{8,10}:AA[A-Za-z0-9_-]{30,}",
-            r"(?<=://)[^\s/@:]{0,256}:[^\s/@]{1,256}(?=@)",
-            r"(?i:(?<=[?&;])(?:[a-z0-9_\-]*(?:key|token|secret|password|passwd|pwd|signature|sig|auth|code))=)[^&\s\"'<>]+",
-            r"(?i:\b(?:set-)?cookie:\s*)[^\r\n]+",
-            r"(?i:\b(?:api[_-]?key|password|passwd|secret|access[_-]?token|client[_-]?secret)[\"']?\s*[:=]\s*[\"']?)[^\s\"',;&]{4,}",
-        )
-    )
-)
-
-# What each shape must contain, in lower case. Searching for these is twenty times as fast as trying the shapes, and
-# nearly every text that n8n sends has none of them.
-_HINTS = (
-    *("private key", "bearer", "basic", "token", "cookie", "eyj", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
-    *("github_pat_", "glpat-", "akia", "asia", "aiza", "xox", "sk_", "rk_", "pk_", "whsec_", "sg.", "n8n_api_", ":aa"),
-    *("apikey", "api_key", "api-key", "password", "passwd", "secret"),
-)
-
-
-def _may_hold_secret(text: str) -> bool:
-    lowered = text.lower()
-    return (
-        any(hint in lowered for hint in _HINTS)
-        or ("://" in lowered and "@" in lowered)
-        or ("=" in lowered and ("?" in lowered or "&" in lowered or ";" in lowered))
-    )
-
-
 # A member of JSON that stands in a text, its quotes escaped as often as it was embedded, up to its value; or n8n's
 # pair of a name and a value.
 _MEMBER = re.compile(
@@ -76,16 +48,52 @@ _MEMBER = re.compile(
 )
 
 
+class _Own:
+    """The secrets that this process was configured with, in each way they may be written."""
+
+    written: tuple[str, ...] = ()
+    pattern: re.Pattern[str] = re.compile(r"(?!)")
+
+
+def know_secrets(values: Iterable[str | None]) -> None:
+    """Mask these from now on, whatever they look like; instead of those that were known before."""
+    known = {value for value in values if value and len(value) >= SHORTEST_OWN}
+    written = {form for value in known for form in (value, json.dumps(value)[1:-1], quote(value, safe=""))}
+    # The longest first: one may be the beginning of another.
+    _Own.written = tuple(sorted(written, key=lambda form: (-len(form), form)))
+    alone = r"(?<![A-Za-z0-9]){}(?![A-Za-z0-9])"
+    patterns = [re.escape(form) if len(form) >= WHOLE_WORD else alone.format(re.escape(form)) for form in _Own.written]
+    _Own.pattern = re.compile("|".join(patterns) or r"(?!)")
+    _short_needs.cache_clear()
+
+
 def redact_text(text: str, *, limit: int = MAX_STRING) -> str:
-    """``text`` without what looks like a secret, cut at ``limit`` characters with a note of how much is missing."""
+    """``text`` without what looks like a secret or is one of ours, cut at ``limit`` characters with a note of how much
+    is missing."""
     if len(text) > 2 * limit:
         # Nothing after the cut is kept, so nothing after it needs a look; the margin is for a secret across the cut.
         cut, text = len(text), text[: limit + 512]
     else:
         cut = len(text)
-    if len(text) >= SHORTEST_SECRET and _may_hold_secret(text):
-        text = _SHAPES.sub(_mask, _mask_members(text))
+    if needs_redaction(text):
+        text = mask_shapes(_mask_members(_Own.pattern.sub(MASK, text)))
     return text if len(text) <= limit and cut <= limit else f"{text[:limit]}… [{cut} characters in all]"
+
+
+def needs_redaction(text: str) -> bool:
+    """Whether :func:`redact_text` may change it, but for its length; quick, and errs on the side of yes."""
+    return _short_needs(text) if len(text) <= SHORT_TEXT else _needs(text)
+
+
+def _needs(text: str) -> bool:
+    for own in _Own.written:
+        if own in text:
+            return True
+    return len(text) >= SHORTEST_SECRET and may_hold_secret(text)
+
+
+# The same short texts come again and again: paths, names of nodes, types.
+_short_needs = lru_cache(maxsize=4096)(_needs)
 
 
 def redact(value: Any, *, limit: int = MAX_STRING, depth: int = MAX_DEPTH) -> Any:
@@ -96,31 +104,62 @@ def redact(value: Any, *, limit: int = MAX_STRING, depth: int = MAX_DEPTH) -> An
     """
     if isinstance(value, str):
         return redact_text(value, limit=limit)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    texts: list[str] = []
+    _gather(value, texts, limit, depth)
+    # One look at all of them instead of one at each: nearly every document has nothing that looks like a secret.
+    return _redacted(value, limit, depth, needs_redaction("\n".join(texts)))
+
+
+def _gather(value: Any, texts: list[str], limit: int, depth: int) -> None:
+    """The texts in ``value``, long names too, that :func:`_redacted` will show."""
+    if isinstance(value, str):
+        texts.append(value if len(value) <= 2 * limit else value[: limit + 512])
+    elif depth <= 0:
+        return
+    elif isinstance(value, Mapping):
+        for key, entry in islice(value.items(), MAX_ITEMS):
+            name = str(key)
+            if len(name) >= LONG_NAME:
+                texts.append(name[:MAX_KEY])
+            _gather(entry, texts, limit, depth - 1)
+    elif isinstance(value, list | tuple):
+        for entry in value[:MAX_ITEMS]:
+            _gather(entry, texts, limit, depth - 1)
+
+
+def _redacted(value: Any, limit: int, depth: int, look: bool) -> Any:
+    """:param look: whether a text may hold a secret; else texts are only cut."""
+    if isinstance(value, str):
+        return redact_text(value, limit=limit) if look or len(value) > limit else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
         if depth <= 0:
             return "[…]"
         if "value" in value and isinstance(value.get("name"), str) and is_secret_name(value["name"]):
             # n8n's parameter lists: {"name": "X-Api-Key", "value": "…"}
             value = {**value, "value": MASK}
-        items = list(value.items())[:MAX_ITEMS]
-        return {str(key)[:256]: _entry(str(key), entry, limit, depth - 1) for key, entry in items}
+        shown = {}
+        for key, entry in islice(value.items(), MAX_ITEMS):
+            name = str(key)
+            masked = bool(entry) and not isinstance(entry, bool | Mapping) and is_secret_name(name)
+            if len(name) >= LONG_NAME:
+                name = redact_text(name[:MAX_KEY]) if look else name[:MAX_KEY]
+            shown[name] = _masked(entry) if masked else _redacted(entry, limit, depth - 1, look)
+        return shown
     if isinstance(value, list | tuple):
-        return [redact(entry, limit=limit, depth=depth - 1) for entry in value[:MAX_ITEMS]] if depth > 0 else "[…]"
+        return [_redacted(entry, limit, depth - 1, look) for entry in value[:MAX_ITEMS]] if depth > 0 else "[…]"
     return value
+
+
+def _masked(value: Any) -> Any:
+    return [MASK] * min(len(value), MAX_ITEMS) if isinstance(value, list | tuple) else MASK
 
 
 @lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
     """Whether a value under this name is a secret, whatever it looks like."""
     return bool(_SECRET_KEY.search(name)) and not _HARMLESS_KEY.match(name)
-
-
-def _entry(key: str, value: Any, limit: int, depth: int) -> Any:
-    if value and not isinstance(value, bool | Mapping) and is_secret_name(key):
-        return [MASK] * min(len(value), MAX_ITEMS) if isinstance(value, list | tuple) else MASK
-    return redact(value, limit=limit, depth=depth)
 
 
 def _mask_members(text: str) -> str:
@@ -133,12 +172,3 @@ def _mask_members(text: str) -> str:
         kept += [text[at : found.end()], MASK]
         at = end.start() if end else len(text)
     return "".join([*kept, text[at:]])
-
-
-def _mask(match: re.Match[str]) -> str:
-    """Keep the words that introduce a secret (``Bearer``, ``password=``), mask the rest."""
-    found = match.group()
-    lead = re.match(
-        r"(?i)(?:bearer|basic|token)\s+|(?:set-)?cookie:\s*|[a-z0-9_\-]+[\"']?\s*[:=]\s*[\"']?(?=\S)", found
-    )
-    return (lead.group() if lead and "://" not in found else "") + MASK

@@ -128,9 +128,9 @@ def tiny_project(to: Path) -> Path:
     own = ("app/settings.py", "app/setting_forms.py", "app/errors.py", "app/web/request_id.py")
     for name in ("gunicorn.conf.py", *own):
         shutil.copy(PROJECT / name, to / name)
-    (to / "app" / "telemetry").mkdir()
-    for name in ("__init__.py", "logs.py", "context.py", "metric_files.py"):
-        shutil.copy(PROJECT / "app" / "telemetry" / name, to / "app" / "telemetry" / name)
+    shutil.copytree(
+        PROJECT / "app" / "telemetry", to / "app" / "telemetry", ignore=shutil.ignore_patterns("__pycache__")
+    )
     (to / "app" / "__init__.py").touch()
     (to / "app" / "web" / "__init__.py").touch()
     (to / "wsgi.py").write_text(TINY_APP)

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from app.telemetry.logs import DirectHandler, JsonLineFormatter, StdoutWriter
+from app.telemetry.lines import JsonLineFormatter
+from app.telemetry.master import DirectHandler
+from app.telemetry.writer import StdoutWriter
 from tests.support.server import wait_for
 
 

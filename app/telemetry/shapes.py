@@ -1,0 +1,158 @@
+"""What secrets look like in a text, and the clues that such a text cannot do without.
+
+Every pattern is linear: what is repeated is bounded, or ends at a character that no other start can have.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+MASK = "[redacted]"
+
+# What stands where a value would and is none: "password: is required", "secret = undefined".
+_PLAIN = (
+    r"(?!(?i:\(|\{\{|=\{\{|is|are|was|must|may|can|cannot|could|should|has|not|no|none|null|nil|undefined|true|false|"
+    r"required|missing|invalid|expired|wrong|incorrect|failed|failure|empty|denied|unknown|unset|string|number|text|"
+    r"header|the|this|your|please|check|change|with|for|and)(?![A-Za-z0-9]))"
+)
+# A word or words of a language, which "basic" and "token" often stand before: "basic authentication is required".
+_WORDS = r"(?![A-Za-z]?[a-z]*(?:[-./][A-Za-z]?[a-z]*)*[,;:!?'\")\]]*(?:\s|$))"
+_GAP = r"[^\S\r\n]"
+_QUOTE = r"""\\{0,15}["']?"""
+_IS = rf"{_QUOTE}{_GAP}{{0,8}}(?:=>|[:=]){_GAP}{{0,8}}{_QUOTE}"
+_VALUE = r"""[^\s"',;&<>\\]{4,}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """:ivar secret: what is masked; its group ``lead``, where it has one, tells what was there and is kept.
+    :ivar clues: texts in lower case, one of which is in every text with such a secret.
+    :ivar searches: do the same where no rare text would; each begins with what is searched for quickly.
+    """
+
+    secret: re.Pattern[str]
+    clues: tuple[str, ...] = ()
+    searches: tuple[re.Pattern[str], ...] = ()
+    kept: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kept", rf"\g<lead>{MASK}" if "lead" in self.secret.groupindex else MASK)
+
+    def suspected(self, lowered: str) -> bool:
+        return any(clue in lowered for clue in self.clues) or any(found.search(lowered) for found in self.searches)
+
+    def mask(self, text: str) -> str:
+        return self.secret.sub(self.kept, text)
+
+
+def _shape(secret: str, *clues: str, search: tuple[str, ...] = ()) -> Shape:
+    return Shape(re.compile(secret), clues, tuple(map(re.compile, search)))
+
+
+_AFTER_UNDERSCORE = (r"_[a-z0-9]{16}",)
+_AFTER_DASH = (r"-[a-z0-9_]{13}",)
+_GIVEN = r"\\{0,15}[\"']?\s{0,8}[:=]"
+
+SHAPES: tuple[Shape, ...] = (
+    _shape(
+        r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z ]{0,10}-----[\s\S]*?(?:-----END [A-Z0-9 ]{0,40}-----|$)",
+        "private key",
+    ),
+    # Headers: what is presented, whatever its scheme and shape.
+    _shape(
+        rf"(?P<lead>(?i:\b(?:set-)?cookie[\"']?{_GAP}{{0,8}}[:=]{_GAP}{{0,8}}))(?=[^\r\n]{{0,256}}=)[^\r\n]+", "cookie"
+    ),
+    _shape(
+        rf"(?P<lead>(?i:authorization{_IS}(?:[a-z0-9-]{{2,24}}{_GAP}{{1,4}})?)){_PLAIN}{_VALUE}",
+        "authorization",
+    ),
+    _shape(
+        r"(?P<lead>(?i:\bbearer\s{1,8}))(?!(?i:auth|credential|scheme|challenge|realm|format|header))"
+        r"[A-Za-z0-9._~+/=-]{8,}",
+        "bearer",
+    ),
+    _shape(
+        rf"(?P<lead>(?i:\b(?:basic|token|apikey)\s{{1,8}})){_WORDS}[A-Za-z0-9._~+/=-]{{8,}}",
+        *("basic", "token", "apikey "),
+    ),
+    # A JWT; in a long run of its characters only the first start is tried without a bound.
+    _shape(
+        r"(?:(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}|\beyJ[A-Za-z0-9_-]{8,512})\.[A-Za-z0-9_-]{4,}"
+        r"(?:\.[A-Za-z0-9_-]*){0,3}",
+        "eyj",
+    ),
+    # Providers' keys.
+    _shape(r"\bsk-[A-Za-z0-9_-]{16,}", "sk-"),  # Anthropic, OpenAI and those who took after them
+    _shape(r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})", search=_AFTER_UNDERSCORE),
+    _shape(
+        r"\bgl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat)-[A-Za-z0-9_.-]{16,}",
+        "glpat-",
+        search=_AFTER_DASH,
+    ),
+    _shape(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b", "akia", "asia"),
+    _shape(r"\bAIza[A-Za-z0-9_-]{30,}", "aiza"),
+    _shape(r"\b(?:ya29\.|GOCSPX-|1//0)[A-Za-z0-9_-]{20,}", "ya29.", "gocspx-", "1//0"),
+    _shape(r"\b(?:xox[a-z](?:\.xox[a-z])?|xapp)-[A-Za-z0-9-]{10,}", "xox", "xapp-"),
+    _shape(r"(?<=hooks\.slack\.com/)[a-z]{1,16}/[A-Za-z0-9/]{16,}", "hooks.slack.com/"),
+    _shape(r"(?<=/api/webhooks/)\d{1,24}/[A-Za-z0-9_-]{20,}", "/api/webhooks/"),  # Discord
+    _shape(r"\b(?:[rsp]k_(?:live|test)_|whsec_)[A-Za-z0-9+/]{16,}", "whsec_", search=_AFTER_UNDERSCORE),  # Stripe
+    _shape(r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}", "sg."),  # SendGrid
+    _shape(r"\bSK[0-9a-f]{32}\b", search=(r"sk[0-9a-f]{32}",)),  # Twilio
+    _shape(r"\bkey-[0-9a-f]{32}\b", search=_AFTER_DASH),  # Mailgun
+    _shape(r"\b(?:bot)?\d{8,10}:AA[A-Za-z0-9_-]{30,}", ":aa"),  # Telegram
+    _shape(r"(?<=\dQ~)[A-Za-z0-9_~.-]{31,34}", "q~"),  # Azure
+    _shape(r"\bU2FsdGVkX1[A-Za-z0-9+/=]{16,}", "u2fsdgvkx1"),  # what n8n keeps of a credential
+    _shape(
+        r"\b(?:n8n_api_|npm_|hf_|do[opr]_v1_|shp(?:at|ca|pa|ss)_|ntn_|lin_api_|gsk_|sbp_|r8_|secret_|glsa_|dckr_pat_"
+        r"|rnd_|figd_)[A-Za-z0-9_.=-]{16,}",
+        search=_AFTER_UNDERSCORE,
+    ),
+    _shape(
+        r"\b(?:pypi-|sq0(?:atp|csp)-|xai-|pplx-|pat-(?:na|eu)1-|hvs\.|ATATT3|dapi)[A-Za-z0-9_.=-]{16,}",
+        *("hvs.", "atatt3", "dapi"),
+        search=_AFTER_DASH,
+    ),
+    # Addresses: who calls, and what signs.
+    _shape(
+        r"(?<=://)(?:[^\s/@:]{0,256}:[^\s/@]{1,256}|[A-Za-z0-9_.~%-]{16,256})(?=@)",
+        search=(r"://[^\s/]{1,520}@",),
+    ),
+    _shape(
+        r"(?P<lead>(?i:(?<=[?&;])(?:[a-z0-9_\-]{0,64}(?:api[_-]?key|access[_-]?key(?:id)?|secret(?:[_-]?key)?|token"
+        r"|passw(?:or)?d|pwd|signature|sig|auth|credential|hmac)|key|code(?==[^&\s]{8}))=))[^&\s\"'<>\\]+",
+        *("token=", "secret=", "password=", "passwd=", "pwd="),
+        search=(r"=(?<=(?:key|yid|sig|ure|uth|ial|mac|ode)=)",),
+    ),
+    # Names that a value is given to in a text.
+    _shape(
+        r"(?P<lead>(?i:(?:pass(?:word|wd|phrase)|\bpwd|(?:api|access|account|private|encryption|signing|secret)[_-]?key"
+        rf"|secret|(?:access|refresh|auth|bot|api|session|id)[_-]?token|(?-i:_KEY|_TOKEN|_PASS)){_IS})){_PLAIN}{_VALUE}",
+        *("pwd", "secret", "token"),
+        search=(rf"key{_GIVEN}", rf"pass(?:word|wd|phrase)?{_GIVEN}"),
+    ),
+    _shape(rf"(?P<lead>(?i:\btoken{_IS})){_PLAIN}{_WORDS}[^\s\"',;&<>\\]{{8,}}", "token"),
+)
+
+# Nearly every text has none of these, and looking for them is many times as fast as trying the shapes.
+_ALL_CLUES = {clue for shape in SHAPES for clue in shape.clues}
+_CLUES = tuple(sorted(clue for clue in _ALL_CLUES if not any(other in clue for other in _ALL_CLUES - {clue})))
+_SEARCHES = tuple(dict.fromkeys(search for shape in SHAPES for search in shape.searches))
+
+
+def may_hold_secret(text: str) -> bool:
+    """Whether it is worth while to try the shapes; errs on the side of yes."""
+    lowered = text.lower()
+    for clue in _CLUES:
+        if clue in lowered:
+            return True
+    return any(search.search(lowered) for search in _SEARCHES)
+
+
+def mask_shapes(text: str) -> str:
+    """``text`` without what has one of the shapes."""
+    lowered = text.lower()
+    for shape in SHAPES:
+        if shape.suspected(lowered):
+            text = shape.mask(text)
+    return text
