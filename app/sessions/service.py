@@ -34,6 +34,7 @@ from app.n8n import Workflows
 from app.n8n.workflows import editable
 from app.repairs.decisions import PERSON, Decisions
 from app.sessions import frames
+from app.telemetry.redaction import redact_text
 from app.web.limits import Limits, refused_by_change
 
 MAX_PENDING_MESSAGES = 20
@@ -100,7 +101,9 @@ class Sessions:
         :raises TooManySessionsError: it sleeps, and as :meth:`open`.
         """
         key = f"message:{session_id}:{body.clientMessageId}" if body.clientMessageId else None
-        event = events.user_message(body.text, client_message_id=body.clientMessageId, request_id=request_id)
+        # What a person pastes goes to the model, and stays in the journal; a credential is to do neither.
+        text = redact_text(body.text, limit=None)
+        event = events.user_message(text, client_message_id=body.clientMessageId, request_id=request_id)
         change = Change(
             session_id=session_id,
             events=[event],

@@ -17,6 +17,8 @@ from urllib.parse import quote
 
 from .shapes import MASK, mask_shapes, may_hold_secret
 
+__all__ = ["MASK", "is_secret_name", "know_secrets", "needs_redaction", "redact", "redact_text"]
+
 MAX_STRING = 8_192
 MAX_ITEMS = 200
 MAX_DEPTH = 24
@@ -67,17 +69,22 @@ def know_secrets(values: Iterable[str | None]) -> None:
     _short_needs.cache_clear()
 
 
-def redact_text(text: str, *, limit: int = MAX_STRING) -> str:
+def redact_text(text: str, *, limit: int | None = MAX_STRING) -> str:
     """``text`` without what looks like a secret or is one of ours, cut at ``limit`` characters with a note of how much
-    is missing."""
+    is missing; ``None``: not cut."""
+    if limit is None:
+        return _without_secrets(text)
     if len(text) > 2 * limit:
         # Nothing after the cut is kept, so nothing after it needs a look; the margin is for a secret across the cut.
         cut, text = len(text), text[: limit + 512]
     else:
         cut = len(text)
-    if needs_redaction(text):
-        text = mask_shapes(_mask_members(_Own.pattern.sub(MASK, text)))
+    text = _without_secrets(text)
     return text if len(text) <= limit and cut <= limit else f"{text[:limit]}… [{cut} characters in all]"
+
+
+def _without_secrets(text: str) -> str:
+    return mask_shapes(_mask_members(_Own.pattern.sub(MASK, text))) if needs_redaction(text) else text
 
 
 def needs_redaction(text: str) -> bool:

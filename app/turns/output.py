@@ -13,6 +13,7 @@ from app.agents import AgentEvent, TextDelta, TextFinal, TextReset, ToolFinished
 from app.errors import BaseError, LeaseLostError
 from app.journal import Change, Journal, Lease, NewEvent, Postpone, Put, StartInput, events
 from app.telemetry.redaction import redact, redact_text
+from app.turns.shown_text import ShownText
 
 DELTA_INTERVAL_S = 0.05
 TOOL_INPUT_CHARS = 2_000
@@ -32,6 +33,7 @@ class TurnOutput:
         self._lock = RLock()
         self._pending: list[tuple[str, str]] = []
         self._open: dict[str, str] = {}
+        self._shown: dict[str, ShownText] = {}
         self._flushed_at = 0.0
         self._flusher: gevent.Greenlet | None = None
         self._failure: BaseError | None = None
@@ -50,7 +52,7 @@ class TurnOutput:
                 self.append([events.assistant_reset(message_id, turn_id=turn_id)], drop_deltas=[message_id])
             case TextFinal(message_id, text):
                 self._forget(message_id)
-                final = events.assistant_message(message_id, redact_text(text, limit=len(text)), turn_id=turn_id)
+                final = events.assistant_message(message_id, redact_text(text, limit=None), turn_id=turn_id)
                 self.append([final], drop_deltas=[message_id])
             case ToolStarted(tool, tool_use_id, arguments):
                 shown = redact(dict(arguments), limit=TOOL_INPUT_CHARS)
@@ -95,7 +97,7 @@ class TurnOutput:
             ends = [
                 events.assistant_reset(message_id, turn_id=self._turn_id)
                 if park is not None
-                else events.assistant_message(message_id, redact_text(text, limit=len(text)), turn_id=self._turn_id)
+                else events.assistant_message(message_id, redact_text(text, limit=None), turn_id=self._turn_id)
                 for message_id, text in self._open.items()
             ]
             change = Change(
@@ -135,6 +137,7 @@ class TurnOutput:
     def _forget(self, message_id: str) -> None:
         self._pending = [held for held in self._pending if held[0] != message_id]
         self._open.pop(message_id, None)
+        self._shown.pop(message_id, None)
 
     def _take_pending(self) -> list[NewEvent]:
         gathered: dict[str, str] = {}
@@ -143,4 +146,5 @@ class TurnOutput:
         self._pending = []
         if gathered:
             self._flushed_at = time.monotonic()
-        return [events.assistant_delta(m, text, turn_id=self._turn_id) for m, text in gathered.items()]
+        shown = {m: self._shown.setdefault(m, ShownText()).take(text) for m, text in gathered.items()}
+        return [events.assistant_delta(m, text, turn_id=self._turn_id) for m, text in shown.items() if text]

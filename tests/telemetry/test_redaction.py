@@ -20,7 +20,7 @@ SECRETS = {
     "github": ("ghp_0123456789abcdefghijABCDEFGHIJ012345", "ghp_0123"),
     "gitlab": ("glpat-abcdefghij0123456789", "glpat-abc"),
     "aws": ("AKIAIOSFODNN7EXAMPLE", "AKIAIOSF"),
-    "google": ("AIzaSyA-0123456789abcdefghijklmnopqrstu", "AIzaSyA"),
+    "google": ("AIzaSyA-0123456789abcdefghijklmnopqrstu", "0123456789abcdefg"),
     "slack": ("xoxb-123456789012-abcdefABCDEF", "xoxb-1234"),
     "stripe": ("sk_live_0123456789abcdefABCDEF", "sk_live_0123"),
     "sendgrid": ("SG.aaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbb", "SG.aaaa"),
