@@ -440,6 +440,7 @@ class DrainWorker(GeventWorker):
 
     def run(self):
         self._edge = Event()
+        self.notify()  # at once: by a file that was never touched the master does not see that a loop stands still
         for listener in self.sockets:
             listener.setblocking(1)
             # Every connection has it from its listener.

@@ -174,7 +174,7 @@ class JournalUnavailableError(DependencyError):
 
 
 class N8nError(DependencyError):
-    """n8n answered with an error, or not at all."""
+    """n8n answered with an error, with what is no answer, or cannot be reached."""
 
     code, title = "n8n_failed", "n8n could not do it"
 
@@ -183,6 +183,12 @@ class ClaudeExecutionError(DependencyError):
     """The agent's process failed."""
 
     code, title = "agent_failed", "The agent failed"
+
+
+class ClaudeTimeoutError(ClaudeExecutionError):
+    """The agent's process said nothing for too long."""
+
+    code, status, title = "agent_timeout", 504, "The agent did not answer in time"
 
 
 class LeaseLostError(BaseError):

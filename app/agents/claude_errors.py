@@ -12,7 +12,7 @@ from typing import Any
 from app.agents import Finished
 from app.agents.claude_command import ClaudeOptions
 from app.agents.claude_stream import turn_cost_usd
-from app.errors import ClaudeExecutionError
+from app.errors import ClaudeExecutionError, ClaudeTimeoutError
 
 _UNKNOWN_SESSION = "No conversation found"
 _CREDIT = re.compile(r"credit balance|billing", re.IGNORECASE)
@@ -96,7 +96,7 @@ def no_result(returncode: int | None) -> ClaudeExecutionError:
 
 
 def silent(limit_s: float) -> ClaudeExecutionError:
-    return ClaudeExecutionError(f"The Claude program was stopped: it was silent for {limit_s:g} s.")
+    return ClaudeTimeoutError(f"The Claude program was stopped: it was silent for {limit_s:g} s.")
 
 
 def _is_too_long(result: Mapping[str, Any]) -> bool:

@@ -118,10 +118,11 @@ class Sessions:
         if not data:
             return None
         try:
-            return gevent.get_hub().threadpool.apply(_unpack, (data,))  # type: ignore[no-any-return]
+            unpacked: bytes = gevent.get_hub().threadpool.apply(_unpack, (data,))
         except (zlib.error, ValueError):
             log.warning("a kept transcript cannot be read")
             return None
+        return unpacked
 
     def _find(self, session: str) -> Path | None:
         # By any folder's name, as the CLI does: for a long path it makes another name than ours.

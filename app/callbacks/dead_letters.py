@@ -34,7 +34,7 @@ from app.telemetry.redaction import redact, redact_text
 from app.web.limits import refused_by_change
 
 KEPT_ENDS_BYTES = 32_768
-LOGGED_CHARS = 8_192
+LOGGED_BYTES = 8_192
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class DeadLetters:
             "reason": letter.reason,
             "workflowId": letter.workflow_id or None,
             "executionId": letter.execution_id or None,
-            "deadLetter": redact_text(text, limit=LOGGED_CHARS),
+            "deadLetter": _cut(redact_text(text, limit=LOGGED_BYTES)),
         }
         if letter.reason in ("no_session", "session_closed"):
             log.warning("No session found for workflow", extra=fields)
@@ -232,3 +232,8 @@ def _of_report(report: ErrorReport, reason: DeadLetterReason, request_id: str) -
         report=report.as_body(),
         request_id=request_id,
     )
+
+
+def _cut(text: str) -> str:
+    """The first bytes of ``text``, in UTF-8, that a log line may have of a letter."""
+    return text.encode("utf-8", "replace")[:LOGGED_BYTES].decode("utf-8", "ignore")

@@ -17,13 +17,12 @@ from app.errors import RateLimitError, SessionNotFoundError, TooLargeError, Vali
 from app.journal import events
 from app.journal.records import DeadLetter, DeadLetterReason
 from app.lifecycle import BridgeWorker
-from app.telemetry import context, metrics
-from app.web import auth
+from app.telemetry import context
+from app.web import auth, problems
 from app.web.bodies import read_body, read_json_body
 
 MAX_KEY_CHARS = 256
 MAX_LISTED = 1_000
-AUTHENTICATED = "bridge.callback_authenticated"
 log = logging.getLogger(__name__)
 
 
@@ -45,7 +44,7 @@ def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
     @blueprint.post("/callbacks/n8n/error")
     def take_error() -> tuple[Response, int]:
         auth.check_callback(request.environ, bridge.settings)
-        request.environ[AUTHENTICATED] = True
+        request.environ[problems.COUNTED_AS_KEY] = "callback"
         request_id = request.environ["bridge.request_id"]
         header_key = _header_key()
         body = read_body(limit_bytes, keep_ends_bytes=KEPT_ENDS_BYTES)
@@ -73,27 +72,21 @@ def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
                 limit=limit,
             )
             raise
-        with context.bind(workflow_id=report.workflow_id, execution_id=report.execution_id):
-            try:
-                routed = bridge.router.route(report, source="callback", request_id=request_id, limit=limit)
-            except RateLimitError as exc:
-                raise letters.hold(report, exc, request_id=request_id) from exc
-            except SessionNotFoundError:
-                known = bridge.is_registered(report.workflow_id)
-                reason: DeadLetterReason = "session_closed" if known else "no_session"
-                kept = letters.keep_report(report, reason, request_id=request_id, limit=limit)
-                if kept.duplicate:
-                    return jsonify(routed=kept.routed, duplicate=True), 200
-                return jsonify(routed=False, deadLetterId=kept.dead_letter_id), 202
-            fields = {"repair": routed.repair, "sessionId": routed.session_id, "seq": routed.seq}
-            log.info("callback taken", extra={**fields, "duplicate": routed.duplicate})
-            return _answer(routed)
-
-    @blueprint.after_request
-    def count(response: Response) -> Response:
-        if response.status_code >= 400 and AUTHENTICATED in request.environ:
-            metrics.errors.labels("callback").inc()
-        return response
+        context.note(workflow_id=report.workflow_id, execution_id=report.execution_id)
+        try:
+            routed = bridge.router.route(report, source="callback", request_id=request_id, limit=limit)
+        except RateLimitError as exc:
+            raise letters.hold(report, exc, request_id=request_id) from exc
+        except SessionNotFoundError:
+            known = bridge.is_registered(report.workflow_id)
+            reason: DeadLetterReason = "session_closed" if known else "no_session"
+            kept = letters.keep_report(report, reason, request_id=request_id, limit=limit)
+            if kept.duplicate:
+                return jsonify(routed=kept.routed, duplicate=True), 200
+            return jsonify(routed=False, deadLetterId=kept.dead_letter_id), 202
+        fields = {"repair": routed.repair, "sessionId": routed.session_id, "seq": routed.seq}
+        log.info("callback taken", extra={**fields, "duplicate": routed.duplicate})
+        return _answer(routed)
 
     return blueprint
 

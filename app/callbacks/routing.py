@@ -16,7 +16,7 @@ from app.journal import Activity, Change, Committed, Journal, Limit, NewEvent, N
 from app.journal.records import Case, DeadLetter, Registration, Repair, dead_letter_id, retry_stale
 from app.n8n.connected import is_trial
 from app.repairs import policy
-from app.telemetry import metrics
+from app.telemetry import context, metrics
 
 Repairing = Literal["queued", "coalesced", "blocked", "observed", "echo"]
 
@@ -84,6 +84,7 @@ class Router:
         registration = Registration.get(self.journal, report.workflow_id)
         if registration is None:
             raise SessionNotFoundError("No session built this workflow.")
+        context.note(session_id=registration.session_id)
         if replayed is None and limit is not None:
             replayed = self._held(report)
         signature = policy.signature(report.workflow_id, report.node_name, report.error)

@@ -21,6 +21,7 @@ from urllib3.exceptions import (
     HTTPError,
     NewConnectionError,
     SSLError,
+    TimeoutError,
 )
 
 from app.errors import WorkflowNotFoundError
@@ -33,10 +34,12 @@ from app.n8n.errors import (
     N8nFailedError,
     N8nKeyError,
     N8nScopeError,
+    N8nTimeoutError,
     N8nTooLargeError,
     N8nTooOldError,
     from_answer,
 )
+from app.telemetry import context
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_TRIES = 3
@@ -302,7 +305,7 @@ class N8nClient:
                 late = time.monotonic() + pause_s >= deadline
                 if not request.repeat or exc.permanent or number == MAX_TRIES or late:
                     raise
-                log.warning("%(what)s failed, trying again", {"what": request.what})
+                log.warning("%(what)s failed, trying again", {"what": request.what}, extra={"code": exc.code})
             time.sleep(pause_s)
         raise AssertionError("unreachable")
 
@@ -311,6 +314,8 @@ class N8nClient:
         if request.query:
             url += "?" + urlencode({key: _text(value) for key, value in request.query.items()})
         headers = {"Accept": "application/json", **self._key}
+        if request_id := context.request_id():
+            headers["X-Request-ID"] = request_id
         body = None
         if request.body is not None:
             headers["Content-Type"] = "application/json"
@@ -355,18 +360,20 @@ class N8nClient:
                 redirect=False,
                 preload_content=False,
             )
-        except (NewConnectionError, ConnectTimeoutError) as exc:
+        except NewConnectionError as exc:
             raise N8nDownError(maybe_done=False) from exc
+        except ConnectTimeoutError as exc:
+            raise N8nTimeoutError(maybe_done=False) from exc
         except SSLError as exc:
             detail = "n8n's TLS certificate is not trusted here: correct it, or N8N_API_URL."
             raise N8nDownError(detail, maybe_done=False, permanent=True) from exc
         except HTTPError as exc:
-            raise N8nDownError(maybe_done=True) from exc
+            raise _broken_off(exc) from exc
         try:
             answer = _read(response, deadline)
         except HTTPError as exc:
             response.close()
-            raise N8nDownError(maybe_done=True) from exc
+            raise _broken_off(exc) from exc
         except BaseException:
             # What is left of the answer may not reach the connection's next user.
             response.close()
@@ -386,8 +393,13 @@ def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
         if len(answer) > MAX_ANSWER_BYTES:
             raise N8nTooLargeError(MAX_ANSWER_BYTES)
         if time.monotonic() > deadline:
-            raise N8nDownError("n8n answers too slowly: see what keeps it busy.", maybe_done=True)
+            raise N8nTimeoutError("n8n answers too slowly: see what keeps it busy.", maybe_done=True)
     return bytes(answer)
+
+
+def _broken_off(exc: HTTPError) -> N8nDownError:
+    kind = N8nTimeoutError if isinstance(exc, TimeoutError) else N8nDownError
+    return kind(maybe_done=True)
 
 
 def _known(identifier: str) -> str:

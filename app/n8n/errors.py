@@ -48,7 +48,7 @@ class N8nTooOldError(N8nError):
 
 
 class N8nDownError(N8nError):
-    """No answer.
+    """No answer, or a proxy's that there is none.
 
     :ivar maybe_done: the request may have reached n8n, so a write may have happened.
     """
@@ -58,6 +58,12 @@ class N8nDownError(N8nError):
             detail or "n8n does not answer: see that it runs and that the bridge can reach N8N_API_URL.", **kwargs
         )
         self.maybe_done = maybe_done
+
+
+class N8nTimeoutError(N8nDownError):
+    """No answer in time, of n8n or of what stands behind the proxy that answered for it."""
+
+    code, status, title = "n8n_timeout", 504, "n8n did not answer in time"
 
 
 class N8nFailedError(N8nError):
@@ -132,7 +138,9 @@ def from_answer(status: int, body: bytes, *, what: str, retry_after: str | None 
         return N8nConflictError(message)
     if status == 429:
         return N8nBusyError(_seconds(retry_after))
-    if status in (502, 503, 504):
+    if status == 504:
+        return N8nTimeoutError(maybe_done=True)
+    if status in (502, 503):
         return N8nDownError(maybe_done=True)
     return N8nFailedError(status, message) if status >= 500 else N8nRefusedError(status, message)
 

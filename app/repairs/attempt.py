@@ -14,6 +14,7 @@ from app.journal.records import Case, Repair
 from app.n8n import Workflow, Workflows
 from app.n8n.workflows import find_node
 from app.repairs import policy
+from app.telemetry import context
 
 GO_ON_S = 86_400.0
 """So long a repair waits for an n8n that is away."""
@@ -47,6 +48,10 @@ class Attempts:
         :raises N8nError: the workflow cannot be read now.
         """
         repair = Repair.get(self.journal, claimed.key)
+        if repair is not None:
+            # Before anything is asked of n8n: its log is to tell for which request that was.
+            run = repair.report.get("execution") or {}
+            context.note(request_id=repair.request_id, workflow_id=repair.workflow_id, execution_id=run.get("id"))
         if repair is None or repair.state not in ("queued", "running", "trying"):
             return Opening(claimed.key, done=True)
         if repair.state == "trying":

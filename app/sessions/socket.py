@@ -29,16 +29,14 @@ from app.sessions import frames
 from app.sessions.commands import Commands
 from app.sessions.connections import Connection, shutdown_frame
 from app.sessions.service import new_session_id
-from app.telemetry import context, metrics
-from app.web import auth
-from app.web.problems import error_frame
+from app.telemetry import context
+from app.web import auth, problems
+from app.web.problems import BUG
 from app.web.socket_io import ConnectionGone, SocketIO
 
 BAD_FRAMES_MAX, BAD_FRAMES_WINDOW_S = 10, 60.0
 DRAIN_LOOK_S = 0.5
-BAD_HELLO, NO_HELLO, BUG = 4400, 4408, 1011
-# Closed by us for no fault of anybody: done, a peer that was lost, a restart, a sixth tab. Other codes are errors.
-GOODBYES = frozenset({1000, 1008, 1012, 4409})
+BAD_HELLO, NO_HELLO = 4400, 4408
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ def socket_blueprint(bridge: BridgeWorker, *, count_handshake: Callable[[], None
             count_handshake()
             bridge.limits.counted(request.environ)
 
-    @sock.route("/ws", bp=blueprint)  # type: ignore[untyped-decorator]
+    @sock.route("/ws", bp=blueprint)  # type: ignore[untyped-decorator]  # flask-sock has no types
     def ws(socket: SocketIO) -> None:
         with context.bind(request_id=request.environ["bridge.request_id"]):
             served = _Served(bridge, socket, request.environ)
@@ -97,20 +95,15 @@ class _Served:
             return
         except AuthenticationError as exc:
             error = self._bridge.limits.failed_authentication(exc, self._environ)
-            self._refuse(error, error.close_code or BAD_HELLO)
+            self._refuse(error, problems.close_code(error, default=BAD_HELLO), cause=error)
         except DrainingError as exc:
             self._bridge.limits.leave_return(self._environ)
-            self._refuse(exc, exc.close_code or BAD_HELLO)
+            self._refuse(exc, problems.close_code(exc), cause=exc, frame=shutdown_frame(None, 0))
         except BaseError as exc:
-            frame = shutdown_frame(None, 0) if isinstance(exc, DrainingError) else None
-            self._refuse(exc, exc.close_code or BAD_HELLO, frame=frame)
-        except Exception:
+            self._refuse(exc, problems.close_code(exc, default=BAD_HELLO), cause=exc)
+        except Exception as exc:
             # What leaves here, Flask would answer as an HTTP page in the middle of the socket's stream.
-            log.exception("connection failed by a bug")
-            self._refuse(BaseError(), BUG)
-        finally:
-            if self._socket.sent_code is not None and self._socket.sent_code not in GOODBYES:
-                metrics.errors.labels("websocket").inc()
+            self._refuse(BaseError(), BUG, cause=exc)
 
     def _hello(self) -> frames.Hello:
         text, deadline = None, time.monotonic() + self._bridge.settings.ws_hello_timeout_seconds
@@ -216,10 +209,14 @@ class _Served:
             else:
                 sessions.command(session_id, frame)
         except ValidationError as exc:
-            self._socket.send(error_frame(exc, self._request_id))
+            self._answer(exc)
             self._count_bad_frame()
         except BaseError as exc:
-            self._socket.send(error_frame(exc, self._request_id))
+            self._answer(exc)
+
+    def _answer(self, error: BaseError) -> None:
+        problems.report(error, self._request_id, counted_as="websocket")
+        self._socket.send(problems.error_frame(error, self._request_id))
 
     def _command(self, session_id: str, command: frames.Command) -> None:
         """A command that may wait for n8n, in a greenlet of its own; nothing is raised."""
@@ -227,11 +224,11 @@ class _Served:
             try:
                 self._bridge.sessions.command(session_id, command)
             except BaseError as exc:
-                self._socket.send(error_frame(exc, self._request_id))
+                self._answer(exc)
         except ConnectionGone:
             return
-        except Exception:
-            log.exception("command failed by a bug")
+        except Exception as exc:
+            problems.report(exc, self._request_id, counted_as="websocket", closed_with=BUG)
             self._socket.close(BUG, "internal")
 
     def _count_bad_frame(self) -> None:
@@ -240,12 +237,12 @@ class _Served:
         if len(self._bad_frames) == BAD_FRAMES_MAX and now - self._bad_frames[0] <= BAD_FRAMES_WINDOW_S:
             self._socket.close(BAD_HELLO, "too many bad frames")
 
-    def _refuse(self, error: BaseError, close_code: int, *, frame: str | None = None) -> None:
+    def _refuse(self, error: BaseError, close_code: int, *, cause: Exception, frame: str | None = None) -> None:
+        problems.report(cause, self._request_id, counted_as="websocket", closed_with=close_code)
         try:
-            self._socket.send(frame or error_frame(error, self._request_id))
+            self._socket.send(frame or problems.error_frame(error, self._request_id))
         except ConnectionGone:
             return
-        log.info("connection refused", extra={"code": error.code, "closeCode": close_code})
         self._socket.close(close_code, error.code)
 
     def _account(self, connection: Connection) -> dict[str, Any]:
@@ -262,9 +259,9 @@ def _follow(bridge: BridgeWorker, connection: Connection) -> None:
         bridge.connections.follow(connection)
     except ConnectionGone:
         return
-    except Exception:
+    except Exception as exc:
         # The top of this greenlet: without a close the client would wait for events for ever.
-        log.exception("following a session failed by a bug")
+        problems.report(exc, context.request_id() or "", counted_as="websocket")
         connection.socket.close(BUG, "internal")
 
 

@@ -14,6 +14,13 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_NAMES = {
+    "request_id": "requestId",
+    "session_id": "sessionId",
+    "workflow_id": "workflowId",
+    "execution_id": "executionId",
+    "turn_id": "turnId",
+}
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _ids: ContextVar[Mapping[str, str]] = ContextVar("bridge_ids", default=_NOTHING)
 
@@ -28,18 +35,25 @@ def bind(
     turn_id: str | None = None,
 ) -> Iterator[None]:
     """Add ids to every log line within the block; ``None`` leaves one as it is."""
-    given = {
-        "requestId": request_id,
-        "sessionId": session_id,
-        "workflowId": workflow_id,
-        "executionId": execution_id,
-        "turnId": turn_id,
-    }
-    token = _ids.set({**_ids.get(), **{name: value for name, value in given.items() if value is not None}})
+    token = _ids.set(_ids.get())
+    note(
+        request_id=request_id,
+        session_id=session_id,
+        workflow_id=workflow_id,
+        execution_id=execution_id,
+        turn_id=turn_id,
+    )
     try:
         yield
     finally:
         _ids.reset(token)
+
+
+def note(**ids: str | None) -> None:
+    """Add ids (as :func:`bind` names them) to what this greenlet logs until its next request begins, or it ends."""
+    known = {_NAMES[name]: value for name, value in ids.items() if value is not None}
+    if known:
+        _ids.set({**_ids.get(), **known})
 
 
 def begin_request(request_id: str) -> None:

@@ -1,4 +1,4 @@
-"""How a worker's lines reach stdout: by a thread with a bounded queue; a reader that stops does not stop it."""
+"""How lines reach stdout in a worker: by a thread with a bounded queue, so a reader that stops does not stop it."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -64,6 +65,8 @@ class _OpenTurn:
 
     def __init__(self, tools: TurnTools) -> None:
         self._tools = tools
+        # Its calls come in greenlets of their connections; what they log is the turn's.
+        self._call = context.carry(self._guarded)
         self._free = BoundedSemaphore(MAX_CALLS_PER_TURN)
         self._at_work: set[gevent.Greenlet] = set()
         self.closed = False
@@ -81,7 +84,7 @@ class _OpenTurn:
             if self.closed:  # while this call waited for its place
                 return _ENDED
             # A greenlet of its own, so that the turn's end can end the call and not its connection.
-            call = gevent.spawn(context.carry(self._call), name, arguments, tool_use_id)
+            call = gevent.spawn(self._call, name, arguments, tool_use_id)
             self._at_work.add(call)
             try:
                 call.join()
@@ -91,15 +94,20 @@ class _OpenTurn:
                     call.kill(block=False)
             return call.value if isinstance(call.value, ToolResult) else _ENDED
 
-    def _call(self, name: str, arguments: Mapping[str, Any], tool_use_id: str) -> ToolResult:
+    def _guarded(self, name: str, arguments: Mapping[str, Any], tool_use_id: str) -> ToolResult:
+        """The call, told in one line. Neither its arguments nor its answer are logged."""
+        began, fields = time.monotonic(), {"tool": name, "toolUseId": tool_use_id}
         try:
-            return self._tools.call(name, arguments, tool_use_id)
+            result = self._tools.call(name, arguments, tool_use_id)
         except BaseError as exc:
-            return ToolResult(_told(exc), ok=False)
+            result, fields = ToolResult(_told(exc), ok=False), {**fields, "code": exc.code}
         except (Exception, gevent.Timeout):
-            # A bug, or somebody else's timeout: the agent goes on without this call. Arguments are not logged.
-            log.exception("tool call failed", extra={"tool": name, "toolUseId": tool_use_id})
+            # A bug, or somebody else's timeout: the agent goes on without this call.
+            log.exception("tool call failed", extra=fields)
             return ToolResult("internal error", ok=False)
+        duration = int((time.monotonic() - began) * 1000)
+        log.info("tool finished", extra={**fields, "ok": result.ok, "duration": duration})
+        return result
 
 
 class ToolsServer:

@@ -18,9 +18,17 @@ class LostTurn:
     """What ends a turn that its worker did not end. ``over``: its input needs no other turn."""
 
     takeovers: int
+    outcome: str = ""
+    turn_id: str = ""
     events: list[NewEvent] = field(default_factory=list)
     puts: list[Put] = field(default_factory=list)
     over: bool = False
+
+    def tell(self) -> None:
+        """The one line of the lost turn's end, once that is durable."""
+        if self.outcome:
+            level = logging.ERROR if self.outcome == "failed" else logging.INFO
+            log.log(level, "turn finished", extra={"outcome": self.outcome, "turnId": self.turn_id, "lost": True})
 
 
 def end_lost_turn(journal: Journal, attempts: Attempts, claim: Claim, *, done: bool) -> LostTurn:
@@ -39,7 +47,6 @@ def end_lost_turn(journal: Journal, attempts: Attempts, claim: Claim, *, done: b
         outcome = "cancelled"
     elif takeovers > MAX_TAKEOVERS:
         outcome, error = "failed", f"Its worker was lost {takeovers} times."
-        log.error("turn finished", extra={"outcome": outcome})
     else:
         outcome = "interrupted"
     end = events.turn_finished(outcome, turn_id=lost.turn_id, duration_ms=0, error=error, repair_id=lost.key or None)
@@ -47,7 +54,7 @@ def end_lost_turn(journal: Journal, attempts: Attempts, claim: Claim, *, done: b
     if lost.kind == "repair" and outcome in ("cancelled", "failed"):
         more = attempts.conclude(lost.key, reason=error or "It was cancelled.", turn_id=lost.turn_id)
     ended = [*void_deltas(journal, claim), *more[0], end]
-    return LostTurn(takeovers, ended, more[1], over=outcome != "interrupted")
+    return LostTurn(takeovers, outcome, lost.turn_id, ended, more[1], over=outcome != "interrupted")
 
 
 def void_deltas(journal: Journal, claim: Claim) -> list[NewEvent]:

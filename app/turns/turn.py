@@ -6,10 +6,11 @@ Two greenlets: one iterates the agent and appends, the other watches for a reaso
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import gevent
 from gevent.event import Event as GreenEvent
@@ -39,6 +40,7 @@ class RunningTurn:
     """A turn of this worker. ``stop``: why it must end, once somebody has said so; ``wake`` tells its watcher.
 
     :ivar begun: its ``turn_started`` is in the journal. :ivar takeovers: turns for its input that were lost before.
+    :ivar bug: the ``exc_info`` of what failed the agent and should not have.
     """
 
     claim: Claim
@@ -48,6 +50,7 @@ class RunningTurn:
     started_at: float = field(default_factory=time.monotonic)
     stop: StopReason | None = None
     wake: GreenEvent = field(default_factory=GreenEvent)
+    bug: Any = None
 
     def stop_for(self, reason: StopReason) -> None:
         self.stop = self.stop or reason
@@ -77,9 +80,10 @@ class Turns:
     def serve(self, running: RunningTurn) -> None:
         """Answer the claimed input. Nothing is raised: what keeps it from being answered leaves it for the next one."""
         claim = running.claim
+        # For the rest of this greenlet, which is the turn's: what is told of its failure is to have its ids, too.
+        context.note(session_id=claim.input.session_id, turn_id=running.turn_id)
         try:
-            with context.bind(session_id=claim.input.session_id, turn_id=running.turn_id):
-                self._answer(running)
+            self._answer(running)
         except LeaseLostError:
             log.warning("turn was taken over by another worker")
         except (StaleDocumentError, SessionNotFoundError):
@@ -89,8 +93,11 @@ class Turns:
             log.warning("turn could not go on: %s", exc)
             self._postpone(running)
         except Exception:
-            log.exception("turn failed by a bug")
-            if not running.begun:
+            running.bug = sys.exc_info()
+            if running.begun:
+                # Taken over by whoever claims its input next, and failed if that goes on.
+                log.warning("turn was broken off by a bug", exc_info=running.bug)
+            else:
                 self._give_up(running)
             gevent.sleep(LOOK_S)
 
@@ -100,9 +107,11 @@ class Turns:
         lost = end_lost_turn(self.journal, self.attempts, claim, done=opening is not None and opening.done)
         if lost.over:
             self._commit(claim, lost.events, puts=lost.puts, answer=True)
+            lost.tell()
             return
         if opening is not None and opening.facts is None:
             self._commit(claim, [*lost.events, *opening.events], puts=opening.puts, answer=True)
+            lost.tell()
             return
         found = self.journal.events(claim.input.session_id, after=claim.input.seq - 1, limit=1)
         body = found[0].body if found else {"data": {}}
@@ -116,8 +125,9 @@ class Turns:
             start=StartInput(claim.input.input_id, turn_id, lost.takeovers),
         )
         running.begun, running.takeovers = True, lost.takeovers
-        with context.bind(request_id=request_id):
-            self._run(running, str(body["data"].get("text", "")), opening)
+        lost.tell()
+        context.note(request_id=request_id)
+        self._run(running, str(body["data"].get("text", "")), opening)
 
     def _run(self, running: RunningTurn, text: str, opening: Opening | None) -> None:
         claim, turn_id = running.claim, running.turn_id
@@ -135,7 +145,7 @@ class Turns:
             tools=access,
             facts=facts or {},
         )
-        log.info("turn started")
+        log.info("turn started", extra={"kind": claim.input.kind})
         self.leases[session_id] = claim.lease
         try:
             first = tools.resume_trial if opening is not None and opening.trial else None
@@ -172,7 +182,7 @@ class Turns:
         if running.stop is not None:
             return Finished("failed")
         if worker.exception is not None:
-            log.error("agent failed by a bug", exc_info=worker.exc_info)
+            running.bug = worker.exc_info
             return Finished("failed", error="internal error")
         result: Finished | BaseError = worker.value
         if isinstance(result, Finished):
@@ -230,8 +240,16 @@ class Turns:
                 reason = "It was cancelled." if outcome == "cancelled" else error or "The agent proposed no change."
                 more = self.attempts.conclude(opening.repair_id, reason=reason, turn_id=turn_id)
             output.finish([*more[0], end], puts=more[1], answer=claim.input.input_id)
-        fields = {"outcome": outcome, "duration": running.duration_ms}
-        log.log(logging.ERROR if outcome == "failed" else logging.INFO, "turn finished", extra=fields)
+        self._tell_end(running, outcome, error)
+
+    @staticmethod
+    def _tell_end(running: RunningTurn, outcome: str, error: str | None) -> None:
+        """The one line of a turn's end, after it is durable; at ``error`` where it failed for good."""
+        fields = {"kind": running.claim.input.kind, "outcome": outcome, "duration": running.duration_ms}
+        if outcome == "failed":
+            log.error("turn finished", extra={**fields, "reason": error}, exc_info=running.bug)
+        else:
+            log.info("turn finished", extra=fields)
 
     def _give_up(self, running: RunningTurn) -> None:
         """Fail an input whose turn a bug of ours kept from starting: it would be met again, for ever."""
@@ -247,10 +265,10 @@ class Turns:
             )
             ended = [*void_deltas(self.journal, claim), *begun, *more[0], end]
             self._commit(claim, ended, puts=more[1], answer=True)
-        except BaseError as exc:
-            log.warning("turn could not be given up: %s", exc)
-        except Exception:
-            log.exception("turn could not be given up")
+            self._tell_end(running, "failed", error)
+        except Exception as exc:
+            # It is met again; the bug that is the reason is told all the same.
+            log.warning("turn could not be given up: %s", exc, exc_info=running.bug)
 
     def _postpone(self, running: RunningTurn) -> None:
         """Let others of the session go first, and n8n or the journal come back."""

@@ -1,4 +1,4 @@
-"""Errors as callers see them: problem+json over HTTP, an ``error`` frame on a socket; and how loud each is logged."""
+"""What becomes of an error: problem+json over HTTP, a frame and a close code on a socket, a log line, a count."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flask
 from werkzeug.exceptions import HTTPException
@@ -20,8 +20,13 @@ from app.errors import (
     DependencyError,
     LeaseLostError,
     StaleDocumentError,
+    TooLargeError,
     ValidationError,
+    WebSocketError,
 )
+from app.telemetry import metrics
+from app.telemetry.redaction import redact_text
+from app.telemetry.sampling import Sampler
 
 log = logging.getLogger("app.web")
 
@@ -49,7 +54,14 @@ HTTP_PROBLEMS: dict[int, tuple[str, str, str]] = {
     503: ("busy", "Busy", "Come back later."),
     504: ("dependency_failed", "A service this needs failed", "A service this needs did not answer in time."),
 }
+BUG = 1011
+MAX_CAUSE_CHARS = 300
+Counted = Literal["websocket", "callback"]
+# Of the WSGI environment: what a failure of this request counts as, set by its view; and the code it was answered with.
+COUNTED_AS_KEY, CODE_KEY = "bridge.counted_as", "bridge.error_code"
 KEPT_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
+
+_frames = Sampler()
 
 
 def correlation_id(environ: dict[str, Any]) -> str:
@@ -77,10 +89,15 @@ def problem_response(error: BaseError, correlation_id: str) -> flask.Response:
 
 def error_frame(error: BaseError, correlation_id: str) -> str:
     """``error`` as a socket's ``error`` frame: ``type``, ``code``, ``message``, ``correlationId``, ``retryAfter?``."""
-    frame = {"type": "error", "code": error.code, "message": error.detail, "correlationId": correlation_id}
+    frame = {"type": "error", "code": error.code, "message": redact_text(error.detail), "correlationId": correlation_id}
     if error.retry_after_s is not None:
         return json.dumps({**frame, "retryAfter": max(1, error.retry_after_s)})
     return json.dumps(frame)
+
+
+def close_code(error: BaseError, *, default: int = BUG) -> int:
+    """The WebSocket close code for an error that ends a socket."""
+    return error.close_code or default
 
 
 def log_level(error: BaseException) -> int:
@@ -92,13 +109,44 @@ def log_level(error: BaseException) -> int:
     return logging.CRITICAL if isinstance(error, ConfigError) else logging.ERROR
 
 
-def log_error(error: BaseException, correlation_id: str) -> None:
-    """One line at :func:`log_level`; with the traceback where it is a bug."""
-    fields = {"code": getattr(error, "code", "internal"), "requestId": correlation_id}
+def report(
+    error: BaseException, correlation_id: str, *, counted_as: Counted | None = None, closed_with: int | None = None
+) -> None:
+    """What is told of an error that ends a request, or that a frame is answered with: a log line and a count.
+
+    One line at :func:`log_level`, with the traceback where it is a bug. A callback that fails here has finally failed,
+    which is an ``error``. What is the caller's doing has a line in the access log already, and on a socket, where there
+    is none, one a minute of each kind.
+
+    :param counted_as: the ``type`` of ``n8n_builder_errors_total``; ``None``: not counted there.
+    :param closed_with: the close code, where it ends a socket.
+    """
+    level = log_level(error)
     if isinstance(error, BaseError):
-        log.log(log_level(error), "answered %(code)s", fields, extra=fields)
-    else:
+        error.correlation_id = correlation_id
+    if counted_as is not None and _is_failure(error, level):
+        metrics.errors.labels(counted_as).inc()
+    if counted_as == "callback" and getattr(error, "status", 500) >= 500:
+        level = logging.ERROR
+    fields: dict[str, Any] = {"code": getattr(error, "code", "internal"), "requestId": correlation_id}
+    if closed_with is not None:
+        fields["closeCode"] = closed_with
+    if not isinstance(error, BaseError):
         log.error("unexpected error", exc_info=error, extra=fields)
+        return
+    if level == logging.INFO:
+        suppressed = _frames.take(error.code) if counted_as == "websocket" else None
+        if suppressed is None:
+            return
+        fields["suppressed"] = suppressed
+    if isinstance(error, DependencyError) and error.__cause__ is not None:
+        fields["cause"] = repr(error.__cause__)[:MAX_CAUSE_CHARS]
+    log.log(level, "answered %(code)s", fields, extra=fields)
+
+
+def _is_failure(error: BaseException, level: int) -> bool:
+    """Whether something went wrong: not a caller who may not, comes too often, or names what is not there."""
+    return level > logging.INFO or isinstance(error, (ValidationError, TooLargeError, WebSocketError))
 
 
 def register(app: flask.Flask) -> None:
@@ -123,9 +171,16 @@ def register_failed_authentication(
 
 
 def _own(error: BaseError) -> flask.Response:
-    request_id = correlation_id(flask.request.environ)
-    log_error(error, request_id)
-    return problem_response(error, request_id)
+    return problem_response(error, _reported(error, error.code))
+
+
+def _reported(error: Exception, code: str) -> str:
+    """Tell of ``error``, as what its view has said that it counts as; gives the request's id."""
+    environ = flask.request.environ
+    environ[CODE_KEY] = code  # for the access line
+    request_id = correlation_id(environ)
+    report(error, request_id, counted_as=environ.get(COUNTED_AS_KEY))
+    return request_id
 
 
 def _flasks(error: HTTPException) -> flask.Response | HTTPException:
@@ -133,6 +188,7 @@ def _flasks(error: HTTPException) -> flask.Response | HTTPException:
     if status < 400 or error.response is not None:
         return error  # a redirect, or a view's abort(response): an answer that is finished
     code, title, detail = HTTP_PROBLEMS.get(status) or HTTP_PROBLEMS[400 if status < 500 else 500]
+    flask.request.environ[CODE_KEY] = code
     response = _problem(status, code, title, detail, correlation_id(flask.request.environ), {})
     headers = dict(error.get_headers(flask.request.environ))
     for name in KEPT_HEADERS:
@@ -142,9 +198,7 @@ def _flasks(error: HTTPException) -> flask.Response | HTTPException:
 
 
 def _bug(error: Exception) -> flask.Response:
-    request_id = correlation_id(flask.request.environ)
-    log_error(error, request_id)
-    return _problem(500, *HTTP_PROBLEMS[500], request_id, {})
+    return _problem(500, *HTTP_PROBLEMS[500], _reported(error, "internal"), {})
 
 
 def _problem(
@@ -154,7 +208,7 @@ def _problem(
         "type": f"urn:problem:{code}",
         "title": title,
         "status": status,
-        "detail": detail,
+        "detail": redact_text(detail),
         "code": code,
         "correlationId": request_id,
     }

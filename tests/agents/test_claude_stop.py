@@ -16,7 +16,7 @@ from gevent.subprocess import PIPE, Popen
 from app.agents import TextDelta, ToolStarted
 from app.agents import claude_errors as errors
 from app.agents.claude_child import Child
-from app.errors import ClaudeExecutionError
+from app.errors import ClaudeExecutionError, ClaudeTimeoutError
 from app.tools.server import ToolResult, ToolsServer
 from tests.agents.claude_rig import KEY, Collector, Rig, alive, by_step, end, finals, until
 from tests.fakes.messages_api import MessagesApi, say, use
@@ -143,7 +143,7 @@ def test_a_session_goes_on_after_it_was_stopped(rig: Rig) -> None:
 def test_a_model_that_says_nothing_is_stopped(rig: Rig) -> None:
     with MessagesApi([say(HELLO, delay_s=30)]) as api:
         began = time.monotonic()
-        with pytest.raises(ClaudeExecutionError, match=r"silent for 1\.5 s"):
+        with pytest.raises(ClaudeTimeoutError, match=r"silent for 1\.5 s"):
             rig.run(api, silence_s=1.5)
         assert time.monotonic() - began < 4
 

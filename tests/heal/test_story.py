@@ -155,6 +155,25 @@ def check(stage: Stage, story: Story, workflow_id: str, path: str) -> list[Any]:
     return events
 
 
+def test_one_id_follows_an_error_into_the_turn_the_child_its_tools_and_n8n(stage: Stage) -> None:
+    story, path = Story(stage.server), f"orders-{uuid.uuid4().hex[:8]}"
+    workflow_id = tell(stage, story, path)
+    (failed,) = (e for e in check(stage, story, workflow_id, path) if e["type"] == "workflow_error")
+
+    ids = {"requestId": failed["requestId"], "workflowId": workflow_id}
+    ids["executionId"] = failed["data"]["execution"]["id"]
+    complete = stage.server.wait_log("Claude execution complete", **ids)
+    assert isinstance(complete["duration"], int) and complete["outcome"] == "completed"
+    turn = {**ids, "turnId": complete["turnId"]}
+    for message in ("turn started", "Claude execution started", "turn finished"):
+        assert len(stage.server.log_lines(message, **turn)) == 1
+    assert stage.server.log_lines("tool finished", **turn, tool="propose_repair", ok=True)
+    asked = [r.method for r in stage.n8n.requests if r.headers.get("x-request-id") == failed["requestId"]]
+    assert {"GET", "PUT", "POST"} <= set(asked)
+    lines = "".join(stage.server.raw_lines())
+    assert KEY not in lines and f"Please build the orders at {path}" not in lines
+
+
 def test_a_workflow_is_built_fails_is_healed_and_can_be_as_it_was(stage: Stage) -> None:
     story, path, n8n = Story(stage.server), f"orders-{uuid.uuid4().hex[:8]}", stage.n8n
 

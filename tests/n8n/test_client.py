@@ -27,6 +27,7 @@ from app.n8n.errors import (
     N8nTooOldError,
     from_answer,
 )
+from app.telemetry import context
 from tests.fakes.n8n import API_KEY, FakeN8n
 
 HOOK = {
@@ -288,6 +289,14 @@ def test_a_lost_answer_is_told_from_a_request_that_was_never_sent(n8n, client):
     assert lost.value.maybe_done
     assert len(n8n.workflows) == 1
     assert not unsent.value.maybe_done
+    assert (lost.value.status, unsent.value.status) == (502, 502)
+
+
+def test_n8n_is_told_for_which_request_it_is_asked(n8n, client):
+    client.list_workflows()
+    with context.bind(request_id="request-1"):
+        client.list_workflows()
+    assert [request.headers.get("x-request-id") for request in n8n.requests] == [None, "request-1"]
 
 
 class OneAnswerPerConnection(BaseHTTPRequestHandler):
@@ -338,6 +347,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for(n8n, kind):
     with pytest.raises(N8nDownError) as slow:
         client.list_workflows()
     assert slow.value.maybe_done
+    assert (slow.value.status, slow.value.code) == (504, "n8n_timeout")
     assert time.monotonic() - began < 3 * 0.2 + 0.5
 
 
@@ -436,7 +446,9 @@ def test_an_old_answer_is_told_by_what_it_lacks():
 
 def test_gateway_errors_mean_that_n8n_is_down():
     for status in (502, 503, 504):
-        assert isinstance(from_answer(status, b"<html>", what="GET /x"), N8nDownError)
+        answered = from_answer(status, b"<html>", what="GET /x")
+        assert isinstance(answered, N8nDownError)
+        assert answered.status == (504 if status == 504 else 502)
 
 
 def test_the_key_is_in_no_error_and_no_log(n8n, caplog):

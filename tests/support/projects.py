@@ -16,6 +16,7 @@ import time
 import warnings
 
 import gevent
+import gevent.monkey
 from flask import Flask, request
 
 from app.telemetry import context
@@ -93,6 +94,35 @@ def uncaught():
         gevent.spawn(context.carry(log.info), "carried").join()
     gevent.spawn(lambda: 1 / 0).join()
     return {}
+
+
+@app.get("/native")
+def native():
+    os.write(2, b"native words\\nmore of them\\n")
+    os.write(1, b"native out")
+    return {}
+
+
+@app.get("/block/<float:seconds>")
+def block(seconds):
+    gevent.monkey.get_original("time", "sleep")(seconds)
+    return {}
+
+
+@app.get("/limited/<name>")
+def limited(name):
+    return {}, 429
+
+
+@app.get("/readyz")
+def unready():
+    return {}, 503
+
+
+@app.get("/secret")
+def secret():
+    log.info("Bearer abcDEF123456789 for %s", "postgres://app:hunter22@db", extra={"apiKey": "hunter22", "n": 1})
+    raise RuntimeError("password=hunter22")
 
 
 def bad_header(environ, start_response):

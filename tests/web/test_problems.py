@@ -192,7 +192,13 @@ def test_an_error_frame_carries_code_text_and_ids() -> None:
 )
 def test_each_family_has_its_level(error: Exception, level: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "app.web")
-    problems.log_error(error, "c3")
-    (record,) = caplog.records
-    assert record.levelno == level
-    assert bool(record.exc_info) is isinstance(error, ValueError)
+    problems.report(error, "c3", counted_as="callback")
+    assert problems.log_level(error) == level
+    told = [record for record in caplog.records if record.name == "app.web"]
+    # What is the caller's doing is told by the access log; a callback that fails here has finally failed.
+    assert [record.levelno for record in told] == ([] if error_status(error) < 500 else [logging.ERROR])
+    assert [bool(record.exc_info) for record in told] == ([] if not told else [isinstance(error, ValueError)])
+
+
+def error_status(error: Exception) -> int:
+    return error.status if isinstance(error, errors.BaseError) else 500
