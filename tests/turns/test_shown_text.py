@@ -13,7 +13,7 @@ def shown(text: str, size: int) -> str:
     return "".join(message.take(text[at : at + size]) for at in range(0, len(text), size))
 
 
-@pytest.mark.parametrize("size", [1, 3, 7, 40])
+@pytest.mark.parametrize("size", [1, 7])
 @pytest.mark.parametrize(("text", "secret"), SECRETS.values(), ids=SECRETS.keys())
 def test_a_secret_in_pieces_is_not_shown(text: str, secret: str, size: int) -> None:
     told = shown(f"Here it is:\n{text}\nand that was it, as far as I know.\n", size)
