@@ -108,9 +108,10 @@ class StdoutWriter:
             self._wake.acquire(timeout=1.0)
             while batch := self._take():
                 with exclusive(self._lock_fd, wait=True):
-                    self._write(batch)
+                    written = self._write(batch)
                 self._writing = False
-                self._report()
+                if written:  # to a reader that is gone, telling of lost lines would only lose one more, for ever
+                    self._report()
 
     def _take(self) -> list[bytes]:
         """Whole lines that a pipe takes at once, or one long line."""
@@ -124,7 +125,7 @@ class StdoutWriter:
             self._bytes -= size
         return batch
 
-    def _write(self, batch: list[bytes]) -> None:
+    def _write(self, batch: list[bytes]) -> bool:
         rest = memoryview(b"".join(batch))
         while rest:
             try:
@@ -134,7 +135,8 @@ class StdoutWriter:
             except OSError:  # nobody reads any more, or ever did
                 with self._guard:
                     self.dropped += len(batch)
-                return
+                return False
+        return True
 
     def _report(self) -> None:
         """Once there is room again, say how many lines are missing."""

@@ -129,6 +129,17 @@ def test_a_reader_that_is_gone_ends_nothing(pipe: tuple[int, int]) -> None:
     assert writer.dropped == 2
 
 
+def test_a_reader_that_is_gone_is_not_told_of_what_it_misses(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    os.close(reading)
+    writer: StdoutWriter
+    writer = StdoutWriter(writing, on_recovery=lambda lost: writer.submit("log lines dropped"))
+    for missed in (1, 2, 3):
+        writer.submit("a line")
+        assert writer.flush()
+        assert writer.dropped == missed
+
+
 def test_a_descriptor_that_does_not_wait_gets_everything(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     os.set_blocking(writing, False)
