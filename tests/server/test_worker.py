@@ -496,7 +496,7 @@ def test_a_request_that_is_not_understood_gets_a_problem(
 
     assert head.split()[1] == str(status).encode()
     assert headers["content-type"] == "application/problem+json"
-    assert (problem["status"], problem["code"], problem["type"]) == (status, code, "about:blank")
+    assert (problem["status"], problem["code"], problem["type"]) == (status, code, f"urn:problem:{code}")
     assert problem["title"] and problem["detail"]
     assert re.fullmatch(r"[A-Za-z0-9._-]{8,64}", problem["correlationId"])
     assert headers["x-request-id"] == problem["correlationId"]
