@@ -37,6 +37,8 @@ from app.web.socket_io import ConnectionGone, SocketIO
 BAD_FRAMES_MAX, BAD_FRAMES_WINDOW_S = 10, 60.0
 DRAIN_LOOK_S = 0.5
 BAD_HELLO, NO_HELLO = 4400, 4408
+VIOLATIONS = frozenset({1002, 1007, 1009})
+"""Close codes that the socket itself chooses, before a frame gets here."""
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +93,10 @@ class _Served:
         """Serve until the socket has ended; nothing is raised."""
         try:
             self._converse(self._hello())
-        except ConnectionGone:
-            return
+        except ConnectionGone as gone:
+            if self._socket.sent_code in VIOLATIONS:
+                broken = WebSocketError(gone.reason or "The protocol was broken.", close_code=gone.close_code)
+                problems.report(broken, self._request_id, counted_as="websocket", closed_with=gone.close_code)
         except AuthenticationError as exc:
             error = self._bridge.limits.failed_authentication(exc, self._environ)
             self._refuse(error, problems.close_code(error, default=BAD_HELLO), cause=error)

@@ -134,7 +134,7 @@ def test_a_reloads_check_leaves_the_folder_alone(tmp_path: Path) -> None:
         (project / "wsgi.py").write_text("from app.factory import create_app\ncreate_app()\nraise SystemExit('no')\n")
         server.write_env("")
         server.send_signal(signal.SIGHUP)
-        wait_for(lambda: len([line for line in server.raw_lines() if "reload refused" in line]) == 2)
+        wait_for(lambda: len([line for line in server.raw_lines() if "reload refused" in line]) == 2, limit_s=30)
 
         assert {path.name for path in folder.iterdir()} - {"vitals"} == before - {"vitals"}
         assert {path.name for path in folder.parent.glob("bridge-metrics-*")} <= beside
