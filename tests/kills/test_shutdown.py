@@ -91,8 +91,8 @@ def test_a_killed_master_leaves_nothing(server: BridgeServer) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["TERM", "INT", "HUP"])
 def test_who_still_reaches_a_worker_that_drains_hears_that_it_is_not_ready(tmp_path: Path, number: int) -> None:
     project = copy_project(tmp_path / "project")
-    conf = project / "gunicorn.conf.py"
-    conf.write_text(conf.read_text().replace("IDLE_GRACE_S = 0.9", "IDLE_GRACE_S = 9.0"))  # a busy machine is slow
+    worker = project / "app" / "server" / "worker.py"
+    worker.write_text(worker.read_text().replace("IDLE_GRACE_S = 0.9", "IDLE_GRACE_S = 9.0"))  # a busy machine is slow
     with BridgeServer(UNLIMITED, project=project) as server:
         probe = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
         probe.request("GET", "/readyz")

@@ -76,7 +76,9 @@ def test_an_application_that_cannot_be_loaded(project: Path, broken: str) -> Non
 
 def test_a_configuration_that_fails(project: Path) -> None:
     path = project / "gunicorn.conf.py"
-    path.write_text(path.read_text().replace("settings = checked_settings()", "settings = checked_settings() / 0"))
+    path.write_text(
+        path.read_text().replace("settings = checked_settings(kept)", "settings = checked_settings(kept) / 0")
+    )
     server, code = run_to_the_end(project)
     assert code != 0
     assert any("TypeError" in json.dumps(line) for line in checked_lines(server))

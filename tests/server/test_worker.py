@@ -1,4 +1,4 @@
-"""The worker and the master of gunicorn.conf.py, with a tiny application: signals, reloads, refusals, logs."""
+"""The worker and the master of app/server, with a tiny application: signals, reloads, refusals, logs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def keep_alive(server: BridgeServer) -> http.client.HTTPConnection:
 
 def patient(project: Path) -> None:
     """Idle connections have long to bring one more request, so that a busy machine does not miss it."""
-    path = project / "gunicorn.conf.py"
+    path = project / "app" / "server" / "worker.py"
     path.write_text(path.read_text().replace("IDLE_GRACE_S = 0.9", "IDLE_GRACE_S = 9.0"))
 
 

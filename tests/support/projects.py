@@ -158,9 +158,8 @@ def tiny_project(to: Path) -> Path:
     own = ("app/settings.py", "app/setting_forms.py", "app/errors.py", "app/web/request_id.py")
     for name in ("gunicorn.conf.py", *own):
         shutil.copy(PROJECT / name, to / name)
-    shutil.copytree(
-        PROJECT / "app" / "telemetry", to / "app" / "telemetry", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for name in ("app/server", "app/telemetry"):
+        shutil.copytree(PROJECT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
     (to / "app" / "__init__.py").touch()
     (to / "app" / "web" / "__init__.py").touch()
     (to / "wsgi.py").write_text(TINY_APP)

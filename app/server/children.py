@@ -1,0 +1,46 @@
+"""Programs that the master runs and waits for: within a time, and never beyond its own end."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parents[2]  # the project
+SETTINGS_LIMIT_S = 20.0
+PR_SET_PDEATHSIG = 1
+
+libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def run_child(*argv, limit_s, wanted=lambda: True):
+    """Run a program in ``HERE``; gives its exit code, stdout and stderr.
+
+    It ends early, with code -1, when the time is up or it is not ``wanted`` any more.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+        child = subprocess.Popen(argv, cwd=HERE, process_group=0, preexec_fn=end_with_parent, **streams)
+        deadline = time.monotonic() + limit_s
+        while child.poll() is None:
+            if time.monotonic() > deadline or not wanted():
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+                return -1, "", f"took more than {limit_s:g} s"
+            time.sleep(0.01)
+        for stream in (out, err):
+            stream.seek(0)
+        return child.returncode, out.read().decode(), err.read().decode(errors="replace")
+
+
+def end_with_parent():
+    """In a child: be killed when the parent is, for nobody else would know of it."""
+    if libc is not None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def last_line(text):
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")

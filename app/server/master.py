@@ -1,0 +1,133 @@
+"""The master: workers counted by what they are at, reloads that are tried out first, and no signal that has to wait."""
+
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+
+from gevent import monkey
+from gunicorn import util
+from gunicorn.arbiter import Arbiter
+
+from .children import HERE, SETTINGS_LIMIT_S, last_line, run_child
+from .stages import DRAINING, RETRY_START_S, SERVING, STOP_SIGNALS, has_served
+
+RELOAD_CHECK_LIMIT_S = 30.0
+RELOAD_LOOK_S = 0.1
+LOAD = "from gunicorn.app.wsgiapp import WSGIApplication as App; App('').load(); print('loaded')"
+
+
+class WorkersStarted(Exception):
+    """A reload has come to where gunicorn would wait for the old workers' end."""
+
+
+class Master(Arbiter):
+    """gunicorn's master, with workers counted by what they are at.
+
+    gunicorn takes a worker that drains for one that serves, ends the old ones of a reload before new ones answer, and
+    then waits for their end and does nothing else. Here a worker that drains is followed by another at once, whoever
+    told it to; old workers go when new ones have come up, so they stay while these cannot; no signal has to wait.
+    Its code is that of the start: a reload brings new workers, not a new master.
+    """
+
+    generation = 0  # older workers (``age`` counts up) are those of before the last reload
+    _reloading = False
+
+    @classmethod
+    def take_over(cls, server, *, kept):
+        """Make gunicorn's own master, which runs already, one of these.
+
+        :param kept: what outlives reloads; ``settings`` and ``served_fd`` of it are looked at.
+        """
+        server.__class__, server.kept = cls, kept
+
+    def wait_for_signals(self, timeout=1.0):
+        """One at a time, so that those behind it can be seen while it is handled."""
+        changing = any(worker.age <= self.generation and not worker.leaving for worker in self.WORKERS.values())
+        try:
+            found = self.SIG_QUEUE.get(timeout=RELOAD_LOOK_S if changing else timeout)
+        except queue.Empty:
+            return []
+        return [] if found == self.WAKEUP_REQUEST else [found]
+
+    def handle_hup(self):
+        """Settings and code are tried out first; where they fail the old workers stay."""
+        wanted = lambda: not asked_to_stop(self.SIG_QUEUE)  # noqa: E731
+        reason = self._reason_against_reload(wanted)
+        if not reason:
+            super().handle_hup()
+        elif wanted():
+            self.log.error("reload refused, the old workers stay: %s", reason)
+
+    def handle_int(self):
+        """As TERM; a second one, while it stops, is gunicorn's quick shutdown."""
+        self.handle_term()
+
+    def reload(self):
+        self.generation, self._reloading = self.worker_age, True
+        try:
+            super().reload()
+        except WorkersStarted:
+            self.log.debug("new workers start, %d old ones stay until then", len(self.WORKERS) - self.num_workers)
+        finally:
+            self._reloading = False
+
+    def manage_workers(self):
+        if self._reloading:
+            raise WorkersStarted
+        new = [w for w in self.WORKERS.values() if w.age > self.generation and not w.leaving and w.state != DRAINING]
+        for _ in range(self.num_workers - len(new)):
+            self.spawn_worker()
+        if sum(worker.state == SERVING for worker in new) >= self.num_workers:
+            old = [worker for worker in self.WORKERS.values() if worker.age <= self.generation]
+            surplus = sorted(new, key=lambda worker: worker.age)[: len(new) - self.num_workers]
+            for worker in (*old, *surplus):
+                if not worker.leaving:
+                    worker.leaving = True
+                    self.kill_worker(worker.pid, signal.SIGTERM)
+
+    def spawn_worker(self):
+        # Until it has handlers of its own (init_signals) a worker would lose signals in the queue that it has from us.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            return super().spawn_worker()
+        except SystemExit as exc:  # in the worker, at its end
+            if exc.code in (self.WORKER_BOOT_ERROR, self.APP_LOAD_ERROR) and has_served(self.kept.served_fd):
+                # It has not come to where that is seen to, and the whole server would end.
+                monkey.get_original("time", "sleep")(RETRY_START_S)
+                exc.code = 1
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def _reason_against_reload(self, wanted):
+        code, out, err = run_child(sys.executable, "-m", "app.settings", limit_s=SETTINGS_LIMIT_S, wanted=wanted)
+        if code:
+            return last_line(err)
+        bind = json.loads(out)["bind"]
+        if bind != self.kept.settings["bind"]:
+            # Where it cannot listen, gunicorn would end; and it asks after it has closed the address that it has.
+            host, port = util.parse_address(bind)
+            try:
+                socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+            except OSError as exc:
+                return f"BIND: cannot listen on {bind}: {os.strerror(exc.errno) if exc.errno else exc}"
+        argv = [sys.executable, "-c", LOAD, "--check-config", "-c", str(HERE / "gunicorn.conf.py"), self.app.app_uri]
+        code, out, err = run_child(*argv, limit_s=RELOAD_CHECK_LIMIT_S, wanted=wanted)
+        if code == 0 and last_line(out) != "loaded":
+            return "the application ended while it was loaded"
+        return last_line(err) if code else ""
+
+
+def asked_to_stop(signals):
+    """Whether a TERM, INT or QUIT waits in the master's queue, which is left as it was."""
+    waiting = []
+    try:
+        while True:
+            waiting.append(signals.get_nowait())
+    except queue.Empty:
+        for number in waiting:
+            signals.put_nowait(number)
+    return not STOP_SIGNALS.isdisjoint(waiting)

@@ -1,0 +1,55 @@
+"""How a worker reads requests' heads and writes responses' ones, in place of gunicorn's own classes."""
+
+import gevent
+import gunicorn.http.parser
+import gunicorn.http.wsgi
+
+
+def response_class(worker):
+    class Response(gunicorn.http.wsgi.Response):
+        """Names no software, and ends its connection where the worker drains as its headers are written.
+
+        What those promised holds: a client that was told "keep-alive" may be sending its next request already.
+        """
+
+        def default_headers(self):
+            if not worker.alive:
+                self.force_close()
+            return [line for line in super().default_headers() if not line.startswith("Server:")]
+
+    return Response
+
+
+class HeadTimeout(gevent.Timeout):
+    """Bounds the wait for a request, and then, from its first bytes on, the rest of its head.
+
+    :ivar begun: something of the request is there. :ivar rest: runs once more than one piece is needed.
+    """
+
+    begun = False
+    rest = None
+
+    def __exit__(self, *exc):
+        if self.rest is not None:
+            self.rest.close()
+        return super().__exit__(*exc)
+
+
+def unreader_class(worker):
+    class Unreader(gunicorn.http.parser.SocketUnreader):
+        """Tells the head's timeout how far the request is. Most come in one piece and need no second timer."""
+
+        def read(self, *args, **options):
+            data = super().read(*args, **options)
+            head = worker.heads.get(gevent.getcurrent())
+            if head is not None:
+                head.begun = True
+            return data
+
+        def chunk(self, *args, **options):
+            head = worker.heads.get(gevent.getcurrent())
+            if head is not None and head.begun and head.rest is None:
+                head.rest = gevent.Timeout.start_new(worker.head_timeout_s, head)
+            return super().chunk(*args, **options)
+
+    return Unreader
