@@ -71,7 +71,8 @@ else:
 
 
 class DrainWorker(Worker):
-    # gunicorn makes workers by itself: what they are given stands in their class.
+    # gunicorn makes its workers itself, so what they are given stands in their class; it looks at worker_class anew
+    # at each reload. Master and JsonLogger are made once: their code is that of the start.
     head_timeout_s = settings["head_timeout"]
     served_fd = kept.served_fd
 

@@ -1,17 +1,22 @@
 """The master: workers counted by what they are at, reloads that are tried out first, and no signal that has to wait."""
 
+from __future__ import annotations
+
 import json
 import os
 import queue
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from gevent import monkey
 from gunicorn import util
 from gunicorn.arbiter import Arbiter
 
 from .children import HERE, SETTINGS_LIMIT_S, last_line, run_child
+from .kept import Kept
 from .stages import DRAINING, RETRY_START_S, SERVING, STOP_SIGNALS, has_served
 
 RELOAD_CHECK_LIMIT_S = 30.0
@@ -23,7 +28,7 @@ class WorkersStarted(Exception):
     """A reload has come to where gunicorn would wait for the old workers' end."""
 
 
-class Master(Arbiter):
+class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's master, with workers counted by what they are at.
 
     gunicorn takes a worker that drains for one that serves, ends the old ones of a reload before new ones answer, and
@@ -34,16 +39,17 @@ class Master(Arbiter):
 
     generation = 0  # older workers (``age`` counts up) are those of before the last reload
     _reloading = False
+    kept: Kept
 
     @classmethod
-    def take_over(cls, server, *, kept):
+    def take_over(cls, server: Any, *, kept: Kept) -> None:
         """Make gunicorn's own master, which runs already, one of these.
 
         :param kept: what outlives reloads; ``settings`` and ``served_fd`` of it are looked at.
         """
         server.__class__, server.kept = cls, kept
 
-    def wait_for_signals(self, timeout=1.0):
+    def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
         """One at a time, so that those behind it can be seen while it is handled."""
         changing = any(worker.age <= self.generation and not worker.leaving for worker in self.WORKERS.values())
         try:
@@ -52,20 +58,23 @@ class Master(Arbiter):
             return []
         return [] if found == self.WAKEUP_REQUEST else [found]
 
-    def handle_hup(self):
+    def handle_hup(self) -> None:
         """Settings and code are tried out first; where they fail the old workers stay."""
-        wanted = lambda: not asked_to_stop(self.SIG_QUEUE)  # noqa: E731
+
+        def wanted() -> bool:
+            return not asked_to_stop(self.SIG_QUEUE)
+
         reason = self._reason_against_reload(wanted)
         if not reason:
             super().handle_hup()
         elif wanted():
             self.log.error("reload refused, the old workers stay: %s", reason)
 
-    def handle_int(self):
+    def handle_int(self) -> None:
         """As TERM; a second one, while it stops, is gunicorn's quick shutdown."""
         self.handle_term()
 
-    def reload(self):
+    def reload(self) -> None:
         self.generation, self._reloading = self.worker_age, True
         try:
             super().reload()
@@ -74,7 +83,7 @@ class Master(Arbiter):
         finally:
             self._reloading = False
 
-    def manage_workers(self):
+    def manage_workers(self) -> None:
         if self._reloading:
             raise WorkersStarted
         new = [w for w in self.WORKERS.values() if w.age > self.generation and not w.leaving and w.state != DRAINING]
@@ -88,7 +97,7 @@ class Master(Arbiter):
                     worker.leaving = True
                     self.kill_worker(worker.pid, signal.SIGTERM)
 
-    def spawn_worker(self):
+    def spawn_worker(self) -> Any:
         # Until it has handlers of its own (init_signals) a worker would lose signals in the queue that it has from us.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
@@ -102,7 +111,7 @@ class Master(Arbiter):
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    def _reason_against_reload(self, wanted):
+    def _reason_against_reload(self, wanted: Callable[[], bool]) -> str:
         code, out, err = run_child(sys.executable, "-m", "app.settings", limit_s=SETTINGS_LIMIT_S, wanted=wanted)
         if code:
             return last_line(err)
@@ -121,7 +130,7 @@ class Master(Arbiter):
         return last_line(err) if code else ""
 
 
-def asked_to_stop(signals):
+def asked_to_stop(signals: Any) -> bool:
     """Whether a TERM, INT or QUIT waits in the master's queue, which is left as it was."""
     waiting = []
     try:

@@ -1,5 +1,7 @@
 """Where the workers keep their metrics: found or made by the master, and locked for as long as any of them lives."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import shutil
@@ -7,13 +9,14 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from .kept import Kept
 from .start import refuse_start
 
 METRICS_PREFIX = "bridge-metrics-"
 METRICS_ROOM_BYTES = 32 * 1024**2  # a full tmpfs would kill whoever writes to a mapped file of it
 
 
-def open_locked(folder):
+def open_locked(folder: Path) -> int | None:
     """A descriptor that keeps ``folder`` ours until the last process that has it ends; ``None``: it is another's."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -29,7 +32,7 @@ def open_locked(folder):
     return None
 
 
-def make_metrics_folder(kept):
+def make_metrics_folder(kept: Kept) -> Path:
     """Where the workers keep their metrics, over reloads: an operator's PROMETHEUS_MULTIPROC_DIR, else one of our own.
 
     Its lock is held by this master and its workers. Pids would not tell: other containers have their own.
@@ -48,23 +51,21 @@ def make_metrics_folder(kept):
             refuse_start("PROMETHEUS_MULTIPROC_DIR: must be the path of a folder that can be written")
         return folder
     memory = Path("/dev/shm")  # noqa: S108
-    for parent in (memory, Path(tempfile.gettempdir())):
-        if parent == memory and not has_room(parent):
-            continue
-        for left in parent.glob(f"{METRICS_PREFIX}*"):  # of a master that was killed
-            with suppress(OSError):
-                if left.lstat().st_uid == os.geteuid() and (fd := open_locked(left)) is not None:
-                    shutil.rmtree(left, ignore_errors=True)
-                    os.close(fd)
-        while True:
-            folder = Path(tempfile.mkdtemp(prefix=METRICS_PREFIX, dir=parent))
-            kept.metrics_lock_fd = open_locked(folder)
-            if kept.metrics_lock_fd is not None:
-                kept.own_metrics_folder = folder
-                return folder
+    parent = memory if has_room(memory) else Path(tempfile.gettempdir())
+    for left in parent.glob(f"{METRICS_PREFIX}*"):  # of a master that was killed
+        with suppress(OSError):
+            if left.lstat().st_uid == os.geteuid() and (fd := open_locked(left)) is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(fd)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=METRICS_PREFIX, dir=parent))
+        kept.metrics_lock_fd = open_locked(folder)
+        if kept.metrics_lock_fd is not None:
+            kept.own_metrics_folder = folder
+            return folder
 
 
-def has_room(folder):
+def has_room(folder: Path) -> bool:
     try:
         there = os.statvfs(folder)
     except OSError:

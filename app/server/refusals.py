@@ -1,5 +1,7 @@
 """What gunicorn itself refuses, or what escapes the application: problem documents like everybody else's."""
 
+from __future__ import annotations
+
 import json
 import re
 import traceback
@@ -9,9 +11,11 @@ from gunicorn import util
 from gunicorn.http import errors as parse_errors
 
 # What was wrong with a request that never reached the application: exception → status, code, title, detail.
-BAD_REQUEST = (400, "bad_request", "Bad request", "The request is not well-formed HTTP.")
-INTERNAL = (500, "internal", "Internal error", "Something went wrong here; the correlation id tells us what.")
-REFUSALS = {
+Refusal = tuple[int, str, str, str]
+
+BAD_REQUEST: Refusal = (400, "bad_request", "Bad request", "The request is not well-formed HTTP.")
+INTERNAL: Refusal = (500, "internal", "Internal error", "Something went wrong here; the correlation id tells us what.")
+REFUSALS: dict[type[Exception], Refusal] = {
     parse_errors.LimitRequestLine: (414, "uri_too_long", "URI too long", "The request line is too long."),
     parse_errors.LimitRequestHeaders: (431, "headers_too_large", "Headers too large", "The headers are too large."),
     parse_errors.UnsupportedTransferCoding: (501, "not_implemented", "Not implemented", "Unknown transfer coding."),
@@ -40,10 +44,11 @@ Vary: Origin
 REQUEST_ID = re.compile(rb"(?:\A|\n)x-request-id:[ \t]*([A-Za-z0-9._-]{8,64})[ \t]*\r\n", re.IGNORECASE)
 
 
-def refused_request(exc):
+def refused_request(exc: BaseException) -> tuple[str | None, str | None]:
     """The caller's request id and the method of a request that could not be parsed, where it came that far, else
     ``None``. gunicorn has let go of it; the parser's own variables, in the frames of its exception, have not."""
-    texts, method = [], None
+    texts: list[bytes] = []
+    method: str | None = None
     for frame, _ in traceback.walk_tb(exc.__traceback__):
         if frame.f_globals.get("__name__") == "gunicorn.http.message":
             request = frame.f_locals.get("self")
@@ -54,10 +59,10 @@ def refused_request(exc):
                 bytes(one).partition(b"\r\n\r\n")[0] + b"\r\n" for one in held if isinstance(one, bytes | bytearray)
             ]
     found = next(filter(None, map(REQUEST_ID.search, texts)), None)
-    return found and found[1].decode(), method
+    return found[1].decode() if found else None, method
 
 
-def problem(refusal, request_id, *, with_body=True):
+def problem(refusal: Refusal, request_id: str, *, with_body: bool = True) -> bytes:
     """A whole HTTP response with a problem document, as bytes."""
     status, code, title, detail = refusal
     fields = {"type": f"urn:problem:{code}", "title": title, "status": status, "detail": detail}

@@ -1,18 +1,25 @@
 """How a worker reads requests' heads and writes responses' ones, in place of gunicorn's own classes."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import gevent
 import gunicorn.http.parser
 import gunicorn.http.wsgi
 
+if TYPE_CHECKING:
+    from .worker import DrainWorker
 
-def response_class(worker):
-    class Response(gunicorn.http.wsgi.Response):
+
+def response_class(worker: DrainWorker) -> type[Any]:
+    class Response(gunicorn.http.wsgi.Response):  # type: ignore[misc]  # gunicorn has no types
         """Names no software, and ends its connection where the worker drains as its headers are written.
 
         What those promised holds: a client that was told "keep-alive" may be sending its next request already.
         """
 
-        def default_headers(self):
+        def default_headers(self) -> list[str]:
             if not worker.alive:
                 self.force_close()
             return [line for line in super().default_headers() if not line.startswith("Server:")]
@@ -20,33 +27,33 @@ def response_class(worker):
     return Response
 
 
-class HeadTimeout(gevent.Timeout):
+class HeadTimeout(gevent.Timeout):  # type: ignore[misc]  # gevent has no types
     """Bounds the wait for a request, and then, from its first bytes on, the rest of its head.
 
     :ivar begun: something of the request is there. :ivar rest: runs once more than one piece is needed.
     """
 
     begun = False
-    rest = None
+    rest: gevent.Timeout | None = None
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: Any) -> Any:
         if self.rest is not None:
             self.rest.close()
         return super().__exit__(*exc)
 
 
-def unreader_class(worker):
-    class Unreader(gunicorn.http.parser.SocketUnreader):
+def unreader_class(worker: DrainWorker) -> type[Any]:
+    class Unreader(gunicorn.http.parser.SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
         """Tells the head's timeout how far the request is. Most come in one piece and need no second timer."""
 
-        def read(self, *args, **options):
+        def read(self, *args: Any, **options: Any) -> Any:
             data = super().read(*args, **options)
             head = worker.heads.get(gevent.getcurrent())
             if head is not None:
                 head.begun = True
             return data
 
-        def chunk(self, *args, **options):
+        def chunk(self, *args: Any, **options: Any) -> Any:
             head = worker.heads.get(gevent.getcurrent())
             if head is not None and head.begun and head.rest is None:
                 head.rest = gevent.Timeout.start_new(worker.head_timeout_s, head)

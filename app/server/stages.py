@@ -1,5 +1,7 @@
 """What a worker is at, as its master sees it; which signals wait for their handlers; whether anything has served."""
 
+from __future__ import annotations
+
 import os
 import signal
 
@@ -9,6 +11,6 @@ STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 EARLY_SIGNALS = {*STOP_SIGNALS, signal.SIGHUP}
 
 
-def has_served(served_fd):
+def has_served(served_fd: int) -> bool:
     """Whether any worker, of any generation, has come up: it has written to this file, which all share."""
     return os.fstat(served_fd).st_size > 0

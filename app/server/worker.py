@@ -1,5 +1,7 @@
 """The worker: connections, requests and, at its end, a drain."""
 
+from __future__ import annotations
+
 import os
 import signal
 import socket
@@ -7,8 +9,10 @@ import sys
 import time
 import types
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import gevent
 import gunicorn.http.parser
@@ -32,7 +36,7 @@ UNREAD_LIMIT_S = 60.0  # a peer that takes nothing of what is written to it for 
 SPARE_PART = 10  # of worker_connections one in ten stays free: for it, idle connections are closed
 
 
-class DrainWorker(GeventWorker):
+class DrainWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """A worker that finishes what it has begun, and tells everybody at once that it will go.
 
     The drain begins on the edge of ``alive``, whatever caused it (TERM, a reload, ``max_requests``, a lost master):
@@ -46,35 +50,37 @@ class DrainWorker(GeventWorker):
     :cvar served_fd: of the file that tells whether any worker has come up.
     """
 
+    head_timeout_s: float
+    served_fd: int
     _alive = True
     leaving = False  # in the master: it has told this worker to go
 
-    def __init__(self, *args, **kwargs):
-        self._servers = []
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._servers: list[StreamServer] = []
         # greenlet of a connection → its socket and since when, while no request is in hand; longest idle first
-        self._idle = {}
-        self.heads = {}  # greenlet of a connection → its HeadTimeout, while it waits for a request
-        self._edge = None  # set: the drain has begun
+        self._idle: dict[Any, tuple[Any, float]] = {}
+        self.heads: dict[Any, HeadTimeout] = {}  # greenlet of a connection → its own, while it waits for a request
+        self._edge: Event | None = None  # set: the drain has begun
         self._hurry = False
         super().__init__(*args, **kwargs)
 
     @property
-    def alive(self):
+    def alive(self) -> bool:
         return self._alive
 
     @alive.setter
-    def alive(self, value):
+    def alive(self, value: bool) -> None:
         edge, self._alive = self._alive and not value, value
         if edge and self._edge is not None:
             gevent.spawn(self._drain)  # may be in a signal handler: nothing that waits
 
     @property
-    def bridge(self):
+    def bridge(self) -> Any:
         return getattr(self.wsgi, "extensions", {}).get("bridge")
 
     # -- life
 
-    def init_process(self):
+    def init_process(self) -> None:
         gunicorn.http.wsgi.Response = response_class(self)
         gunicorn.http.parser.SocketUnreader = unreader_class(self)
         try:
@@ -93,19 +99,19 @@ class DrainWorker(GeventWorker):
             time.sleep(RETRY_START_S)
             sys.exit(1)
 
-    def init_signals(self):
+    def init_signals(self) -> None:
         super().init_signals()
         # Ctrl-C reaches workers too; the master is who tells them. A handler, for SIG_IGN would pass to our children.
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
 
-    def notify(self):
+    def notify(self) -> None:
         self.tmp.notify()
         if self.alive and self.ppid != os.getppid():
             self.log.error("master is gone, draining")
             self.alive = False
 
-    def run(self):
+    def run(self) -> None:
         self._edge = Event()
         self.notify()  # at once: by a file that was never touched the master does not see that a loop stands still
         for listener in self.sockets:
@@ -125,23 +131,23 @@ class DrainWorker(GeventWorker):
             self.notify()
         self._finish(time.monotonic(), self.cfg.graceful_timeout)
 
-    def _tell(self, state):
+    def _tell(self, state: int) -> None:
         """Have the master know. It may look until the worker's file is gone with both."""
         os.ftruncate(self.tmp.fileno(), state)
         self.tmp.notify()  # the file's time is the sign of life
 
     @property
-    def state(self):
+    def state(self) -> int:
         return os.fstat(self.tmp.fileno()).st_size
 
-    def handle_quit(self, sig, frame):
+    def handle_quit(self, sig: int, frame: types.FrameType | None) -> None:
         """QUIT (a second Ctrl-C): go now; children are still stopped and the journal closed."""
         self._hurry = True
         self.alive = False
 
     # -- requests
 
-    def handle(self, listener, client, addr):
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
         connection = gevent.getcurrent()
         if any(server.pool.free_count() < self.worker_connections // SPARE_PART for server in self._servers):
             self._end_longest_idle()
@@ -152,23 +158,23 @@ class DrainWorker(GeventWorker):
             self._idle.pop(connection, None)
             self.heads.pop(connection, None)
 
-    def _end_longest_idle(self):
+    def _end_longest_idle(self) -> None:
         for connection, (client, _) in self._idle.items():
             del self._idle[connection]
             self._hang_up(client)
             return
 
     @staticmethod
-    def _hang_up(client):
+    def _hang_up(client: Any) -> None:
         """Let a connection without a request end by itself, as if its peer had closed."""
         with suppress(OSError, AttributeError):
             client._sock.shutdown(socket.SHUT_RD)  # the raw one: gevent's own logs an error at its reader
 
-    def timeout_ctx(self):
+    def timeout_ctx(self) -> HeadTimeout:
         head = self.heads[gevent.getcurrent()] = HeadTimeout(self.cfg.keepalive, False)
         return head
 
-    def handle_request(self, listener_name, req, sock, addr):
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         connection = gevent.getcurrent()
         self._idle.pop(connection, None)
         self.heads.pop(connection, None)
@@ -185,7 +191,7 @@ class DrainWorker(GeventWorker):
         finally:
             self._idle[connection] = sock, time.monotonic()
 
-    def handle_error(self, req, client, addr, exc):
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what never reached the application, or left it as an exception. Nothing of the request is echoed."""
         from app.telemetry import context
 
@@ -193,7 +199,11 @@ class DrainWorker(GeventWorker):
             return
         refusal = next((known for kind, known in REFUSALS.items() if isinstance(exc, kind)), INTERNAL)
         given, method = refused_request(exc) if req is None else (None, req.method)
-        fields = {"status": refusal[0], "peer": addr[0] if addr else "", "requestId": given or uuid.uuid4().hex}
+        fields: dict[str, Any] = {
+            "status": refusal[0],
+            "peer": addr[0] if addr else "",
+            "requestId": given or uuid.uuid4().hex,
+        }
         if refusal is INTERNAL:
             if req is not None:
                 fields["requestId"] = context.request_id() or fields["requestId"]
@@ -209,7 +219,7 @@ class DrainWorker(GeventWorker):
         self._discard(client.recv)
 
     @staticmethod
-    def _discard(read):
+    def _discard(read: Callable[[int], bytes]) -> bool:
         """Take what the client is still sending: closing on unread bytes resets the connection, and with it the answer
         that the client has not read yet. Tells whether it was taken to its end."""
         with gevent.Timeout(LINGER_S, False):
@@ -221,21 +231,22 @@ class DrainWorker(GeventWorker):
 
     # -- the end
 
-    def _drain(self):
+    def _drain(self) -> None:
         for server in self._servers:
             server.close()
         self._tell(DRAINING)
+        assert self._edge is not None
         self._edge.set()
         if self.bridge:
             self._guarded(self.bridge.drain)
 
-    def _end_idle(self, before):
+    def _end_idle(self, before: float) -> None:
         """Close the connections that have been idle since ``before``."""
         for client, since in list(self._idle.values()):
             if since <= before:
                 self._hang_up(client)
 
-    def _finish(self, started, grace_s):
+    def _finish(self, started: float, grace_s: float) -> None:
         deadline = started + max(grace_s - STOP_MARGIN_S, grace_s * 0.4)
         while time.monotonic() < deadline and not self._done():
             if self._hurry:
@@ -251,11 +262,11 @@ class DrainWorker(GeventWorker):
             with gevent.Timeout(max(0.5, started + grace_s - 0.5 - time.monotonic()), False):
                 self._guarded(self.bridge.stop)
 
-    def _done(self):
+    def _done(self) -> bool:
         busy = any(server.pool.size != server.pool.free_count() for server in self._servers)
         return not busy and (not self.bridge or self._guarded(self.bridge.finished) is not False)
 
-    def _guarded(self, step):
+    def _guarded(self, step: Callable[[], Any]) -> Any:
         """The drain goes on whatever the application does."""
         try:
             return step()
