@@ -64,6 +64,12 @@ def append(path: Path, text: str) -> None:
     path.write_text(f"{path.read_text()}\n{text}")
 
 
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 def at(line: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(line["timestamp"])
 
@@ -267,6 +273,41 @@ def test_no_request_fails_during_a_reload(server: BridgeServer) -> None:
     asker.join()
     assert not failures
     assert set(statuses) == {200}
+
+
+def test_hup_brings_new_code_of_the_worker_and_leaves_the_masters(server: BridgeServer) -> None:
+    own = server.project / "app" / "server"
+    replace(own / "refusals.py", "is not well-formed HTTP", "is no HTTP of revision 1")
+    replace(own / "worker.py", '"request refused"', '"request refused anew"')
+    replace(own / "master.py", "reload refused, the old workers stay", "reload refused anew")
+
+    server.hup()
+
+    assert b"is no HTTP of revision 1" in server.raw(b"GET /nothing\r\n\r\n")
+    assert server.wait_log("request refused anew")
+    replace(own / "refusals.py", "revision 1", "revision 22")
+    server.hup()
+    assert b"is no HTTP of revision 22" in server.raw(b"GET /nothing\r\n\r\n")
+    append(own / "worker.py", "def broken(:\n")
+    server.hup(wait=False)
+    error = wait_for(lambda: server.log_lines(level="error"), what="an error line")[0]
+    assert error["message"].startswith("reload refused, the old workers stay: SyntaxError")
+    assert server.healthy()
+
+
+def test_the_master_imports_nothing_that_its_workers_must_import_anew(project: Path) -> None:
+    append(
+        project / "gunicorn.conf.py",
+        "def pre_fork(server, worker):\n"
+        "    names = [name for name in sys.modules if name.partition('.')[0] == 'app']\n"
+        "    server.log.info('about to fork', extra={'names': names})\n",
+    )
+    with BridgeServer(project=project) as server:
+        server.get("/version")
+        server.hup()
+        server.kill_worker()
+        forks = wait_for(lambda: len(found := server.log_lines("about to fork")) >= 3 and found, what="three forks")
+        assert [line["names"] for line in forks] == [[], [], []]
 
 
 @pytest.mark.parametrize(
