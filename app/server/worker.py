@@ -32,6 +32,7 @@ IDLE_GRACE_S = 0.9  # an idle connection may bring one more request after the dr
 STOP_MARGIN_S = 5.0  # what GRACEFUL_TIMEOUT_SECONDS leaves for stopping children and closing the journal
 HURRY_S = 0.7  # what sockets have for their goodbyes where the end is to be quick
 LINGER_S = 1.0
+LOADING_LIMIT_S = 5  # for a worker that is told to go while it loads
 UNREAD_LIMIT_S = 60.0  # a peer that takes nothing of what is written to it for so long is gone
 SPARE_PART = 10  # of worker_connections one in ten stays free: for it, idle connections are closed
 
@@ -105,6 +106,13 @@ class DrainWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
 
+    def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
+        """TERM. A worker that is still loading may come up and leave in order; where that takes long it is just ended,
+        for there is nothing to finish yet."""
+        if not self.booted:
+            signal.alarm(LOADING_LIMIT_S)
+        self.alive = False
+
     def notify(self) -> None:
         self.tmp.notify()
         if self.alive and self.ppid != os.getppid():
@@ -112,6 +120,7 @@ class DrainWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self.alive = False
 
     def run(self) -> None:
+        signal.alarm(0)
         self._edge = Event()
         self.notify()  # at once: by a file that was never touched the master does not see that a loop stands still
         for listener in self.sockets:

@@ -13,7 +13,7 @@ from tests.kills.story import PAYLOAD
 from tests.support.client import Client, Refused, failure
 from tests.support.server import BridgeServer
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 class Follower(threading.Thread):

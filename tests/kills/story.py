@@ -19,7 +19,7 @@ from tests.support.server import Answer, BridgeServer, wait_for
 PAYLOAD = json.loads((Path(__file__).parents[1] / "payloads" / "http_500.json").read_text())
 REQUEST = "Every 10 minutes get http://127.0.0.1:9/a and post it to http://127.0.0.1:9/b"
 GONE = (OSError, http.client.HTTPException)
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 class Story:

@@ -76,7 +76,7 @@ def test_a_reader_that_stands_still_is_closed_as_its_worker_goes(journal: Sqlite
 
     journal.commit(Change(session_id="s", events=[NewEvent("notice", {"level": "info", "text": "x"})]))
     connections, reader = Connections(journal, holder="w"), Stuck()
-    connection = connections.enter("s", reader, after=0)
+    connection = connections.enter("s", reader, after=0, note=lambda record: journal.commit(Change(puts=[record])))
     follower = gevent.spawn(connections.follow, connection)
     assert reader.writing.wait(10)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.support.server import BridgeServer
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 @dataclass(eq=False)

@@ -45,7 +45,7 @@ def free_port() -> int:
         return port
 
 
-def wait_for(condition: Callable[[], T], *, limit_s: float = 10.0, what: str = "") -> T:
+def wait_for(condition: Callable[[], T], *, limit_s: float = 30.0, what: str = "") -> T:
     """Ask every 20 ms until the answer is true; gives it.
 
     :raises AssertionError: not within ``limit_s``.
@@ -240,7 +240,7 @@ class BridgeServer:
         body: bytes | None = None,
         json: Any = None,
         headers: Mapping[str, str] | None = None,
-        limit_s: float = 10.0,
+        limit_s: float = 30.0,
     ) -> Answer:
         """One request on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=limit_s)
@@ -272,7 +272,7 @@ class BridgeServer:
         except (OSError, http.client.HTTPException):
             return False
 
-    def wait_healthy(self, *, limit_s: float = 10.0) -> None:
+    def wait_healthy(self, *, limit_s: float = 30.0) -> None:
         def answer() -> bool:
             if self._ended_code() is not None:
                 raise AssertionError(f"ended with {self._ended_code()} before it answered\n{self.tail()}")
@@ -310,7 +310,7 @@ class BridgeServer:
         wanted = {**({} if message is None else {"message": message}), **fields}
         return [line for line in lines if wanted.items() <= {k: v for k, v in line.items() if _plain(v)}.items()]
 
-    def wait_log(self, message: str, *, limit_s: float = 10.0, **fields: Any) -> dict[str, Any]:
+    def wait_log(self, message: str, *, limit_s: float = 30.0, **fields: Any) -> dict[str, Any]:
         """The first log line with this message and these fields, as soon as it is there."""
         return (
             wait_for(
