@@ -12,7 +12,7 @@ from app.errors import BusyError
 from app.journal import Change
 from app.journal.records import Autonomy, Ceiling, retry_stale
 from app.lifecycle import BridgeWorker
-from app.ops.checks import readiness
+from app.ops.checks import ReadinessCheck
 from app.shapes import Shape, read_body
 from app.telemetry import exposition
 from app.telemetry.metric_files import FolderBusyError
@@ -36,6 +36,7 @@ def probes_blueprint(bridge: BridgeWorker, *, count_health: Callable[[], None]) 
     """
     blueprint = Blueprint("probes", __name__)
     settings = bridge.settings
+    readiness = ReadinessCheck(bridge.journal)
 
     @blueprint.get("/healthz")
     def alive() -> Response:
@@ -43,7 +44,7 @@ def probes_blueprint(bridge: BridgeWorker, *, count_health: Callable[[], None]) 
 
     @blueprint.get("/readyz")
     def ready() -> tuple[Response, int]:
-        found = readiness(bridge.journal, draining=bridge.draining)
+        found = readiness.ask(draining=bridge.draining)
         status = "ready" if found.ready else "not ready"
         return jsonify(status=status, checks=found.checks), 200 if found.ready else 503
 
