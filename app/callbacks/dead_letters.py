@@ -31,12 +31,14 @@ from app.journal.records import (
 )
 from app.shapes import decode_json
 from app.telemetry.redaction import redact, redact_text
+from app.telemetry.sampling import Sampler
 from app.web.limits import refused_by_change
 
 KEPT_ENDS_BYTES = 32_768
 LOGGED_BYTES = 8_192
 
 log = logging.getLogger(__name__)
+_held = Sampler()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,10 @@ class DeadLetters:
         retry_stale(register)
 
     def _log(self, letter: DeadLetter, text: str) -> None:
+        # What is over the limit comes in floods; the letters themselves are all kept.
+        suppressed = _held.take(letter.reason) if letter.reason == "rate_limited" else 0
+        if suppressed is None:
+            return
         fields: dict[str, Any] = {
             "deadLetterId": letter.key,
             "reason": letter.reason,
@@ -206,6 +212,8 @@ class DeadLetters:
             "executionId": letter.execution_id or None,
             "deadLetter": _cut(redact_text(text, limit=LOGGED_BYTES)),
         }
+        if suppressed:
+            fields["suppressed"] = suppressed
         if letter.reason in ("no_session", "session_closed"):
             log.warning("No session found for workflow", extra=fields)
         else:

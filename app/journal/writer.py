@@ -17,6 +17,7 @@ from gevent import monkey
 from gevent.event import Event as GreenEvent
 
 from app.errors import BaseError, JournalUnavailableError
+from app.telemetry.sampling import Sampler
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], tuple[T, Iterable[str]]]
@@ -71,6 +72,7 @@ class GroupCommitter:
         self._waiting = 0
         self._finished: deque[tuple[list[_Op], set[str]]] = deque()
         self._connection: sqlite3.Connection | None = None
+        self._sampler = Sampler()
         self._closed = False
         self._stopped = GreenEvent()
         loop = gevent.get_hub().loop
@@ -199,7 +201,10 @@ class GroupCommitter:
         return op.topics
 
     def _fail(self, group: list[_Op], exc: sqlite3.Error) -> None:
-        log.warning("journal write failed: %s", exc)
+        # A full disk fails each write at once.
+        suppressed = self._sampler.take(str(exc))
+        if suppressed is not None:
+            log.warning("journal write failed: %s", exc, extra={"suppressed": suppressed} if suppressed else None)
         for op in group:
             op.error = JournalUnavailableError("The journal cannot be written now.")
             op.error.__cause__ = exc

@@ -126,3 +126,13 @@ def test_what_cannot_be_read_is_kept_once_over_the_limit_too(journal: Journal, l
 
     assert letters.get(letter_id).reason == "bad_schema"
     assert letters.keep_text(b"?", "bad_schema", request_id="r", size_bytes=1, limit=ONE) == letter_id
+
+
+def test_a_flood_over_the_limit_is_a_line_and_a_count(letters: DeadLetters, caplog: pytest.LogCaptureFixture) -> None:
+    over = RateLimitError("Too many.", retry_after_s=1)
+
+    kept = {letters.hold(report(str(number)), over, request_id="r").fields["deadLetterId"] for number in range(30)}
+
+    assert len(kept) == 30
+    lines = [record for record in caplog.records if record.getMessage() == "callback kept as a dead letter"]
+    assert len(lines) <= 1, "none, where an earlier test has taken the minute's"

@@ -77,3 +77,7 @@ def test_a_full_disk_is_503_and_nothing_that_was_acknowledged_is_missing(disk: P
         assert taken
         assert errors_of(user) == taken
         assert server.get("/healthz").status == 200
+        for number in range(20):
+            report["execution"]["id"] = str(9000 + number)
+            assert user.http("POST", "/callbacks/n8n/error", report, None).status == 503
+        assert len(server.log_lines("journal write failed: database or disk is full")) == 1, "one a minute"
