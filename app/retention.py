@@ -6,7 +6,9 @@ waits long behind one. Registrations of open sessions stay for ever; so do the s
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -28,16 +30,20 @@ ROUND_S = 3.0
 WORK_S = 2 * 86_400.0
 """No turn lasts so long: what one has noted for itself may go after that, however short the retention is."""
 
+log = logging.getLogger(__name__)
+
 _UNSETTLED = ("queued", "running", "trying", "restoring", "waiting", "publishing")
 
 
 class Retention:
-    """:meth:`round` after :meth:`round` makes a pass, and the next begins it anew."""
+    """:meth:`round` after :meth:`round` makes a pass, and the next begins it anew. A pass that removed something says
+    what, in one line at its end."""
 
     def __init__(self, journal: Journal, *, keep_s: float) -> None:
         self._journal = journal
         self._keep_s = keep_s
         self._pass: Iterator[None] | None = None
+        self._removed: Counter[str] = Counter()
 
     def round(self) -> bool:
         """Go on with the pass for some seconds; returns whether it is not at its end yet.
@@ -51,12 +57,19 @@ class Retention:
                 self._pass = steps
                 return True
             gevent.sleep(PAUSE_S)
+        self._tell()
         return False
+
+    def _tell(self) -> None:
+        removed, self._removed = self._removed, Counter()
+        if removed.total():
+            log.info("what is too old was removed", extra=dict(removed))
 
     def _steps(self) -> Iterator[None]:
         before = datetime.now(UTC) - timedelta(seconds=self._keep_s)
         work_before = min(before, datetime.now(UTC) - timedelta(seconds=WORK_S))
-        while self._journal.forget(before=before):
+        while forgotten := self._journal.forget(before=before):
+            self._removed["keys"] += forgotten
             yield
         yield from self._documents(DeadLetter.KIND, before, lambda _: True, at_once=LARGE_AT_ONCE)
         yield from self._documents(Intent.KIND, work_before, lambda _: True)
@@ -90,6 +103,7 @@ class Retention:
             return True
         try:
             self._journal.commit(Change(deletes=gone, expects=expects))
+            self._removed["documents"] += len(gone)
             return True
         except StaleDocumentError:
             if len(gone) == 1:
@@ -121,6 +135,7 @@ class Retention:
         self._delete([Delete(transcripts.KIND, session_id)])
         while not self._journal.remove(session_id, limit=EVENTS_AT_ONCE):
             yield
+        self._removed["sessions"] += 1
         yield
 
     def _remove_workflow(self, registration: Registration) -> Iterator[None]:
@@ -146,12 +161,11 @@ class Retention:
             last = found
             for session_id in found:
                 needed = self._needed_from(session_id)
-                while (
-                    self._journal.trim(session_id, before=before, keep_from=needed, limit=EVENTS_AT_ONCE)
-                    == EVENTS_AT_ONCE
-                ):
+                trimmed = EVENTS_AT_ONCE
+                while trimmed == EVENTS_AT_ONCE:
+                    trimmed = self._journal.trim(session_id, before=before, keep_from=needed, limit=EVENTS_AT_ONCE)
+                    self._removed["events"] += trimmed
                     yield
-                yield
 
     def _needed_from(self, session_id: str) -> int | None:
         """Where the error is that the oldest open repair answers."""

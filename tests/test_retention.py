@@ -211,3 +211,23 @@ def test_a_pass_that_was_broken_off_is_begun_anew(journal: SqliteJournal, tmp_pa
     forget(journal)
 
     assert everything(journal) == {}
+
+
+def test_a_pass_says_what_it_removed_in_one_line(journal: SqliteJournal, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "app.retention")
+    session(journal, "gone")
+    close(journal, "gone")
+    session(journal, "open")
+    journal.commit(Change(once=Once("callback:1", {})))
+
+    forget(journal)
+    forget(journal)
+
+    [told] = [record for record in caplog.records if record.name == "app.retention"]
+    assert told.getMessage() == "what is too old was removed"
+    assert {name: getattr(told, name) for name in ("keys", "documents", "sessions", "events")} == {
+        "keys": 1,
+        "documents": 1,
+        "sessions": 1,
+        "events": 3,
+    }
