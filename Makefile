@@ -7,7 +7,7 @@ TEST_PROCESSES ?= 2
 .PHONY: help install run test fuzz lint fmt check lock clean python n8n down test-n8n image image-test
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-9s", $$1, $$2; $$1 = $$2 = ""; print }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-10s", $$1, $$2; $$1 = $$2 = ""; print }'
 
 install: .venv/.run ## make .venv with what the bridge runs with
 

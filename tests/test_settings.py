@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -305,6 +306,12 @@ def test_the_example_file_names_every_setting_and_sets_none() -> None:
     text = example.read_text()
     assert [row.name for row in TABLE if f"\n#{row.name}=" not in text] == []
     assert load({}, env_file=example) == given()
+
+
+def test_the_values_in_the_example_file_are_the_defaults(tmp_path: Path) -> None:
+    shown = tmp_path / ".env"
+    shown.write_text(re.sub(r"^#(?=[A-Z0-9_]+=)", "", (PROJECT / ".env.example").read_text(), flags=re.MULTILINE))
+    assert load({}, env_file=shown) == given()
 
 
 def test_the_agent_follows_from_the_key_unless_it_is_named() -> None:
