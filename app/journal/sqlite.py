@@ -73,7 +73,7 @@ class SqliteJournal:
             self._reader = connect(path, read_only=True)
             self._wakeups = Wakeups(path.with_name(path.name + ".wake"), data_version=self._data_version)
         except sqlite3.Error as exc:
-            raise JournalUnavailableError("The journal cannot be opened.") from exc
+            raise JournalUnavailableError(f"The journal {path} cannot be opened: {exc}.") from exc
         self._writer = GroupCommitter(
             partial(connect, path), on_commit=self._wakeups.wake_local, announce=self._wakeups.announce
         )

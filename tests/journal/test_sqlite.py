@@ -604,3 +604,12 @@ def test_hits_that_no_longer_count_leave_the_file(path: Path, journal: SqliteJou
 
     with closing(sqlite3.connect(path)) as stranger:
         assert stranger.execute("SELECT count(*) FROM hits").fetchone() == (0,)
+
+
+def test_a_journal_that_cannot_be_opened_is_named_with_the_reason(path: Path) -> None:
+    path.write_bytes(b"not a database" * 1000)
+
+    with pytest.raises(JournalUnavailableError) as refused:
+        SqliteJournal(path)
+
+    assert refused.value.detail == f"The journal {path} cannot be opened: file is not a database."
