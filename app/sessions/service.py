@@ -164,6 +164,11 @@ class Sessions:
             raise NotFoundError("This session has no such workflow.")
         return registration
 
+    def workflow_of(self, repair_id: str) -> str | None:
+        """The workflow that a repair is about, whosever it is; ``None``: there is no such repair."""
+        repair = Repair.get(self.journal, repair_id)
+        return repair.workflow_id if repair else None
+
     def registrations(self, session_id: str) -> list[Registration]:
         """Oldest first."""
         return Registration.find(self.journal, f"session:{session_id}", limit=1000)[::-1]

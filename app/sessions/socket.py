@@ -207,7 +207,9 @@ class _Served:
             elif isinstance(frame, frames.Message):
                 sessions.post_message(session_id, frame, request_id=self._request_id)
             elif isinstance(frame, frames.Decide):
-                self._commands.run(frame.repairId, partial(self._command, session_id, frame))
+                # By its workflow: a rollback that was sent after an approval undoes what that published.
+                about = sessions.workflow_of(frame.repairId) or frame.repairId
+                self._commands.run(about, partial(self._command, session_id, frame))
             elif isinstance(frame, frames.Rollback):
                 self._commands.run(frame.workflowId, partial(self._command, session_id, frame))
             else:

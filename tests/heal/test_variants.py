@@ -551,6 +551,24 @@ def test_a_socket_acts_while_n8n_is_slow_with_an_approval(healing: Begin) -> Non
     assert one.data("repair_decided") == [{"repairId": repair["repairId"], "decision": "approved", "by": "person"}]
 
 
+def test_a_rollback_that_was_sent_after_an_approval_undoes_it(healing: Begin) -> None:
+    one = healing(to(FIXED), autonomy="ask")
+    one.heal()
+    (repair,) = one.repairs()
+    held = one.n8n.hold(one.workflow_id, "publish", "before")
+    one.client.send({"type": "approve", "repairId": repair["repairId"]})
+    one.client.send({"type": "rollback", "workflowId": one.workflow_id})
+    assert held.reached.wait(10)
+    one.client.sync()
+    assert "rolled_back" not in one.kinds()
+
+    held.release()
+
+    one.client.receive("rolled_back")
+    assert one.kinds().index("repair_published") < one.kinds().index("rolled_back")
+    assert url_of(one.n8n.active(one.workflow_id)) == BROKEN
+
+
 def test_an_approval_is_carried_out_although_its_socket_goes(healing: Begin) -> None:
     one = healing(to(FIXED), autonomy="ask")
     one.heal()
