@@ -147,6 +147,7 @@ keepalive = 130  # above any proxy's idle timeout, or the proxy meets closed con
 max_requests = 0  # would throw out every session
 preload_app = False  # a reload must load new code
 control_socket_disable = True
+forwarder_headers = ""  # SCRIPT_NAME from whoever is on this machine would make a path of ours out of another
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 logger_class = JsonLogger
 accesslog = "-"

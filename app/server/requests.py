@@ -55,7 +55,9 @@ def unreader_class(worker: DrainWorker) -> type[Any]:
 
         def chunk(self, *args: Any, **options: Any) -> Any:
             head = worker.heads.get(gevent.getcurrent())
-            if head is not None and head.begun and head.rest is None:
+            if head is None:
+                gevent.sleep(0)  # a body that always has more for us must not keep the others, and timeouts, waiting
+            elif head.begun and head.rest is None:
                 head.rest = gevent.Timeout.start_new(worker.head_timeout_s, head)
             return super().chunk(*args, **options)
 

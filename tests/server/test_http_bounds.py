@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,6 +83,36 @@ def test_a_connection_may_be_idle_for_longer_than_a_head_may_take(server: Bridge
     assert connection.getresponse().status == 200
     assert connection.sock is own
     connection.close()
+
+
+def test_a_body_of_the_smallest_chunks_keeps_nobody_waiting(server: BridgeServer) -> None:
+    piece, begun, over = b"1\r\na\r\n" * 10_000, threading.Event(), threading.Event()
+
+    def flood() -> None:
+        try:
+            while True:
+                connection.sendall(piece)
+                begun.set()
+        except OSError:
+            over.set()
+
+    with connect(server) as connection:
+        connection.sendall(HEAD.replace(b"GET", b"POST") + b"Transfer-Encoding: chunked\r\n\r\n")
+        sender = threading.Thread(target=flood, daemon=True)
+        sender.start()
+        assert begun.wait(10)
+
+        assert server.get("/version").status == 200
+        assert over.wait(10), "it was taken for ever"
+        sender.join()
+
+
+def test_a_header_names_no_other_path(server: BridgeServer) -> None:
+    """gunicorn believes SCRIPT_NAME from whoever is on this machine, a proxy that passes everything on included."""
+    for prefix in ("/version", "/elsewhere"):
+        assert server.get("/version", headers={"SCRIPT_NAME": prefix}).status == 200
+
+    assert not server.log_lines(level="error")
 
 
 def test_idle_connections_make_way_for_new_ones_the_longest_idle_first(server: BridgeServer) -> None:
