@@ -20,6 +20,7 @@ from app.journal import (
     Activity,
     Change,
     Committed,
+    Expect,
     Hold,
     Journal,
     NewInput,
@@ -43,6 +44,8 @@ ROOM_TRIES = 100
 """Each that is in vain means that somebody else's was not."""
 SLEEPERS_AT_ONCE = 200
 HOLDS = (Hold(OpenConnection.KIND, "session:"), Hold(Repair.KIND, "waiting:"))
+NEVER = Expect("never", "never", 1)
+"""A change that expects this writes nothing; what has taken its idempotency key is told before."""
 _ENDED = "Its session was ended."
 
 
@@ -101,6 +104,9 @@ class Sessions:
         :raises TooManySessionsError: it sleeps, and as :meth:`open`.
         """
         key = f"message:{session_id}:{body.clientMessageId}" if body.clientMessageId else None
+        refused = self.limits.message_refused(session_id)
+        if refused is not None:
+            return self._said_before(key, refused)
         # What a person pastes goes to the model, and stays in the journal; a credential is to do neither.
         text = redact_text(body.text, limit=None)
         event = events.user_message(text, client_message_id=body.clientMessageId, request_id=request_id)
@@ -116,6 +122,7 @@ class Sessions:
         try:
             return self._with_room(change).seq
         except RateLimitError as exc:
+            self.limits.note_message_refused(session_id, exc.retry_after_s or 0)
             raise refused_by_change("messages", exc) from exc
 
     def command(self, session_id: str, command: frames.Command) -> None:
@@ -269,6 +276,19 @@ class Sessions:
     @property
     def _waking(self) -> Activity:
         return Activity(self.max_live, must_wake=True)
+
+    def _said_before(self, key: str | None, refused: RateLimitError) -> int:
+        """Number of the message that has taken ``key``. Looking for secrets in 100 000 characters takes tenths of a
+        second, which a client over its rate is not to have of everybody for each message that is refused anyway.
+
+        :raises RateLimitError: ``refused``; there is none.
+        """
+        try:
+            if key is not None:
+                return self.journal.commit(Change(once=Once(key), expects=[NEVER])).seq
+        except StaleDocumentError:
+            pass
+        raise refused_by_change("messages", refused)
 
     def _with_room(self, change: Change) -> Committed:
         """Commit what needs a place among the live sessions; each refusal puts an idle one to sleep, or is final."""

@@ -101,6 +101,15 @@ class Limits:
     def messages(self, session_id: str) -> Limit | None:
         return self._limit("messages", session_id)
 
+    def note_message_refused(self, session_id: str, retry_after_s: int) -> None:
+        """Remember a refusal; a second less than was told, which the journal had rounded up."""
+        self._remembered.note(f"messages:{session_id}", retry_after_s - 1)
+
+    def message_refused(self, session_id: str) -> RateLimitError | None:
+        """The refusal of a message that this worker knows to be over the rate, without a look at the journal."""
+        left_s = self._remembered.left_s(f"messages:{session_id}")
+        return RateLimitError(retry_after_s=math.ceil(left_s) + 1) if left_s > 0 else None
+
     def client(self, environ: dict[str, Any]) -> str:
         """What this request's client is counted by: its address, IPv6 by /64."""
         forwarded = str(environ.get("HTTP_X_FORWARDED_FOR") or "") if self._hops else ""

@@ -282,6 +282,24 @@ def test_messages_over_the_rate_are_refused_and_not_queued(limited: BridgeServer
         assert user.close_code is None
 
 
+def test_a_flood_of_long_messages_over_the_rate_keeps_nobody_waiting(limited: BridgeServer, address: str) -> None:
+    """Each of these would take tenths of a second to be looked through for secrets."""
+    with Client(limited, headers=by(address)).connect(accessToken=ACCESS) as user:
+        for number in range(LIMIT + 1):
+            user.say("hello", client_message_id=f"m{number}")
+        refused = user.receive("error")
+        assert refused["code"] == "rate_limited"
+
+        for number in range(100):
+            user.say("eyJ-" * 25_000, client_message_id=f"long{number}" if number % 2 else None)
+        user.say("hello", client_message_id="m0").sync(limit_s=4)
+
+        errors = user.of("error")
+        assert [error["code"] for error in errors] == ["rate_limited"] * 101
+        assert all(1 <= error["retryAfter"] <= 60 for error in errors)
+        assert len([e for e in history(user) if e["type"] == "user_message"]) == LIMIT
+
+
 def test_each_session_has_messages_of_its_own(limited: BridgeServer, address: str) -> None:
     with (
         Client(limited, headers=by(address)).connect(accessToken=ACCESS) as one,
