@@ -76,10 +76,11 @@ SHAPES: tuple[Shape, ...] = (
         rf"(?P<lead>(?i:\b(?:basic|token|apikey)\s{{1,8}})){_WORDS}[A-Za-z0-9._~+/=-]{{8,}}",
         *("basic", "token", "apikey "),
     ),
-    # A JWT; in a long run of its characters only the first start is tried without a bound.
+    # A JWT; in a long run of its characters only the first start is tried without a bound, and none twice: a shorter
+    # run would not end at a dot either.
     _shape(
-        r"(?:(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}|\beyJ[A-Za-z0-9_-]{8,512})\.[A-Za-z0-9_-]{4,}"
-        r"(?:\.[A-Za-z0-9_-]*){0,3}",
+        r"(?:(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+|\beyJ[A-Za-z0-9_-]{8,512}+)\.[A-Za-z0-9_-]{4,}+"
+        r"(?:\.[A-Za-z0-9_-]*+){0,3}",
         "eyj",
     ),
     # Providers' keys.
