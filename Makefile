@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 .DEFAULT_GOAL := help
 .PHONY: help install run test fuzz lint fmt check lock clean python n8n down test-n8n image image-test
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -66,6 +67,13 @@ def done(story: Story, outcomes: list[str]) -> None:
     wait_for(lambda: story.outcomes() == outcomes, limit_s=LIMIT_S, what=f"{outcomes}")
 
 
+def wake(pid: int) -> None:
+    """Let a stopped worker go on. Who was stopped in the middle of a commit keeps the journal locked, until the master
+    takes it for hung and kills it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
 # -- paused -----------------------------------------------------------------------------------------
 
 
@@ -85,7 +93,7 @@ def test_a_worker_that_was_stopped_too_long_does_no_harm(pair: tuple[BridgeServe
             (folder / name).touch()
             done(story, ["interrupted", "completed"])
     finally:
-        os.kill(pid, signal.SIGCONT)
+        wake(pid)
     wait_for(
         lambda: len(server.log_lines("turn was taken over by another worker")) > taken_over, what="the old one's notice"
     )
@@ -113,7 +121,7 @@ def test_a_repair_whose_worker_was_stopped_too_long_is_proposed_once(pair: tuple
         (folder / "hold-repairs").unlink()
         done(story, ["completed", "interrupted", "completed"])
     finally:
-        os.kill(pid, signal.SIGCONT)
+        wake(pid)
         (folder / "hold-repairs").unlink(missing_ok=True)
     (repair_id,) = (e["data"]["repairId"] for e in story.events() if e["type"] == "repair_waiting")
     story.approve(repair_id)
