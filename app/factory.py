@@ -56,7 +56,8 @@ def create_app(settings: Settings | None = None, *, agent: Agent | None = None) 
 
     cli.register(app)
 
+    # WSGI layers are put on like this in Flask's documentation; to mypy it is a method that changes.
     app.wsgi_app = RefusedHealth(app.wsgi_app, bridge.limits)  # type: ignore[method-assign]
-    # Outermost, as Flask's documentation has it: whatever answers inside carries the request's id.
+    # Outermost: whatever answers inside carries the request's id.
     app.wsgi_app = RequestIdMiddleware(app.wsgi_app)  # type: ignore[method-assign]
     return app

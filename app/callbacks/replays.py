@@ -86,7 +86,7 @@ class Replays:
     def _round(self) -> _Pause:
         """Replay a batch, as far as the limit allows."""
         if not self._queue and not self._journal.find(DeadLetter.KIND, HELD, limit=1):
-            return _Pause(LOOK_S * random.uniform(0.8, 1.2), wakeable=True)  # noqa: S311 - spreads load
+            return _Pause(LOOK_S * random.uniform(0.8, 1.2), wakeable=True)  # noqa: S311 - spreads load, guards nothing
         lease = self._journal.acquire("chore:replays", self._holder, ttl_s=self._lease_s)
         if lease is None:
             return _Pause(LOOK_S)

@@ -48,29 +48,20 @@ def callbacks_blueprint(bridge: BridgeWorker) -> Blueprint:
         request_id = request.environ["bridge.request_id"]
         header_key = _header_key()
         body = read_body(limit_bytes, keep_ends_bytes=KEPT_ENDS_BYTES)
+
+        def keep(reason: DeadLetterReason) -> str:
+            size = body.size_bytes
+            return letters.keep_text(
+                body.data, reason, request_id=request_id, size_bytes=size, header_key=header_key, limit=limit
+            )
+
         if not body.whole:
-            letter_id = letters.keep_text(
-                body.data,
-                "too_large",
-                request_id=request_id,
-                size_bytes=body.size_bytes,
-                header_key=header_key,
-                limit=limit,
-            )
-            raise TooLargeError(
-                f"A callback may have {limit_bytes} bytes; its ends were kept.", fields={"deadLetterId": letter_id}
-            )
+            kept_as = {"deadLetterId": keep("too_large")}
+            raise TooLargeError(f"A callback may have {limit_bytes} bytes; its ends were kept.", fields=kept_as)
         try:
             report = parse_error_report(shapes.decode_json(body.data), header_key=header_key)
         except ValidationError as exc:
-            exc.fields["deadLetterId"] = letters.keep_text(
-                body.data,
-                "bad_schema",
-                request_id=request_id,
-                size_bytes=body.size_bytes,
-                header_key=header_key,
-                limit=limit,
-            )
+            exc.fields["deadLetterId"] = keep("bad_schema")
             raise
         context.note(workflow_id=report.workflow_id, execution_id=report.execution_id)
         try:

@@ -301,7 +301,8 @@ class N8nClient:
             try:
                 return self._once(request)
             except (N8nDownError, N8nFailedError, N8nBusyError) as exc:
-                pause_s = exc.retry_after_s or random.uniform(0.5, 1.0) * min(MAX_PAUSE_S, 0.2 * 2**number)  # noqa: S311 - jitter
+                spread = random.uniform(0.5, 1.0)  # noqa: S311 - so that not all come back at once; guards nothing
+                pause_s = exc.retry_after_s or spread * min(MAX_PAUSE_S, 0.2 * 2**number)
                 late = time.monotonic() + pause_s >= deadline
                 if not request.repeat or exc.permanent or number == MAX_TRIES or late:
                     raise

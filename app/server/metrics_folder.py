@@ -50,7 +50,7 @@ def make_metrics_folder(kept: Kept) -> Path:
         except OSError:
             refuse_start("PROMETHEUS_MULTIPROC_DIR: must be the path of a folder that can be written")
         return folder
-    memory = Path("/dev/shm")  # noqa: S108
+    memory = Path("/dev/shm")  # noqa: S108 - what is made in it is mkdtemp's, ours alone
     parent = memory if has_room(memory) else Path(tempfile.gettempdir())
     for left in parent.glob(f"{METRICS_PREFIX}*"):  # of a master that was killed
         with suppress(OSError):

@@ -280,4 +280,5 @@ class DrainWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         try:
             return step()
         except Exception:
+            # The drain is one of the places for it: what is left out here would end in the master's kill.
             self.log.exception("drain step failed")

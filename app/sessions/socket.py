@@ -128,12 +128,13 @@ class _Served:
     def _enter(self, hello: frames.Hello) -> tuple[Connection, dict[str, Any]]:
         bridge, settings = self._bridge, self._bridge.settings
         token, after = None, 0
-        note: Callable[[Put], object]
         if hello.sessionId is None:
             auth.check_access(hello.accessToken, self._environ, settings, anonymous_ok=True)
             token, session_id = auth.new_token(), new_session_id()
             opening = partial(bridge.sessions.open, token_hash=auth.hash_token(token), session_id=session_id)
-            note = lambda record: opening(connection=record)  # noqa: E731
+
+            def note(record: Put) -> None:
+                opening(connection=record)
         else:
             session = bridge.sessions.get(hello.sessionId)
             session_id = session.session_id
@@ -143,7 +144,10 @@ class _Served:
                 bridge.limits.give_back(self._environ)
             # A client may be ahead of a journal that was restored from a backup; it must not wait for the past.
             after = min(hello.after, session.last_seq)
-            note = lambda record: bridge.sessions.wake(session_id, connection=record)  # noqa: E731
+
+            def note(record: Put) -> None:
+                bridge.sessions.wake(session_id, connection=record)
+
         connection = bridge.connections.enter(
             session_id,
             self._socket,

@@ -120,7 +120,8 @@ def _families(kind: str, values: Mapping[str, float]) -> Iterable[Metric]:
         family, named, total = families[name], dict(labels), 0.0
         for edge, value in sorted(buckets[name, labels].items()) if kind == "histogram" else ():
             total += value
-            family.add_sample(f"{name}_bucket", {**named, "le": floatToGoString(edge)}, total)  # type: ignore[no-untyped-call]
+            bound = floatToGoString(edge)  # type: ignore[no-untyped-call]  # the library has no type for it
+            family.add_sample(f"{name}_bucket", {**named, "le": bound}, total)
         if kind == "histogram":
             family.add_sample(f"{name}_count", named, total)
         for sample, value in samples.items():

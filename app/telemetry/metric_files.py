@@ -163,7 +163,7 @@ def _locked(folder: Path, how: int, *, sleep: Callable[[float], None]) -> Iterat
 
 def _write(path: Path, values: dict[str, float]) -> None:
     path.unlink(missing_ok=True)
-    made: Any = MmapedDict(str(path))  # type: ignore[no-untyped-call]
+    made: Any = MmapedDict(str(path))  # type: ignore[no-untyped-call]  # the library has no type for it
     try:
         for key, value in values.items():
             made.write_value(key, value, 0.0)

@@ -114,6 +114,7 @@ class Runner:
                 log.warning("renewing leases failed: %s", exc)
                 continue
             except Exception:
+                # The top of this greenlet: without it every turn of this worker would be taken over.
                 log.exception("renewing leases failed by a bug")
                 continue
             for lease in lost:

@@ -52,6 +52,8 @@ class JournalStorage(Storage, MovingWindowSupport):
         self._limits.check(cast(LimitName, scope), client)
         return True
 
+    # The library's abstract methods that a check never calls: one that is called after all is a mistake of ours.
+
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         raise NotImplementedError("headers are off, and a refusal carries its time")
 
