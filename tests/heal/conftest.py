@@ -19,7 +19,9 @@ from tests.support.server import BridgeServer
 def planned_bridge(n8n: HealN8n, folder: Path, **settings: Any) -> Iterator[BridgeServer]:
     """A started server with our ``wsgi.py``, its error workflow installed. It may leave no bug in its log."""
     project = copy_project(folder / "project")
-    shutil.copy(Path(__file__).parent / "wsgi.py", project / "wsgi.py")
+    here = Path(__file__).parent
+    for path in (here / "wsgi.py", here.parent / "support" / "mortal_journal.py"):
+        shutil.copy(path, project / path.name)
     with BridgeServer(settings_for(n8n, TEST_FOLDER=folder, **settings), project=project) as server:
         install(n8n, server)
         yield server

@@ -1,84 +1,23 @@
 """The ``wsgi.py`` of the server that these tests use: an agent that acts by plans, and a journal that can die.
 
-Files in ``TEST_FOLDER`` tell it what to do. ``die`` is as in the kill tests: ``WHEN WHAT NTH``, where WHAT may also be
-a document with the state it gets (``put:repair:trying``) or an intent (``put:intent:trial``, ``done:intent:trial``).
+Files in ``TEST_FOLDER`` tell it what to do; ``die`` and ``record`` are the journal's (``mortal_journal.py``).
 ``<workflow id>.json``, else ``any.json``, holds the proposals for a repair, each a change of the workflow as it is;
 while ``<workflow id>.hold`` is there none is made. A chat message is a JSON list of tool calls; ``$id`` in their
 arguments is the workflow that the turn has created. Any other message is answered with itself. With ``AGENT=claude`` it
-is the real agent. While ``record`` is there, what each change carries is written to it, a line each.
+is the real agent.
 """
 
 import json
 import os
-import signal
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import gevent
+from mortal_journal import FOLDER, MortalJournal
 
 from app import create_app, lifecycle
 from app.agents import AgentEvent, Finished, TextFinal, ToolFinished, ToolStarted, TurnRequest
 from app.agents.mcp_client import McpClient, ToolAnswer
-from app.journal import Change, Claim, Committed
-from app.journal.sqlite import SqliteJournal
-
-FOLDER = Path(os.environ["TEST_FOLDER"])
-DIE, RECORD = FOLDER / "die", FOLDER / "record"
-
-
-def end() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class MortalJournal(SqliteJournal):
-    """See the module."""
-
-    _seen = 0
-
-    def commit(self, change: Change) -> Committed:
-        if RECORD.exists() and (change.events or change.puts or change.deletes):
-            with RECORD.open("a") as record:
-                record.write(json.dumps(sorted(_carried(change))) + "\n")
-        when = self._fatal(_carried(change))
-        if when == "before":
-            end()
-        committed = super().commit(change)
-        if when == "after":
-            end()
-        return committed
-
-    def claim(self, holder: str, *, ttl_s: float) -> Claim | None:
-        claim = super().claim(holder, ttl_s=ttl_s)
-        if claim is not None and self._fatal({"claim"}):
-            end()
-        return claim
-
-    def _fatal(self, carried: set[str]) -> str:
-        try:
-            when, what, nth = DIE.read_text().split()
-        except (OSError, ValueError):
-            return ""
-        if what not in carried:
-            return ""
-        self._seen += 1
-        if self._seen < int(nth):
-            return ""
-        DIE.unlink()
-        return when
-
-
-def _carried(change: Change) -> set[str]:
-    found = {event.type for event in change.events}
-    found |= {f"{event.type}:{event.data['tool']}" for event in change.events if "tool" in event.data}
-    for put in change.puts:
-        found |= {f"put:{put.kind}", f"put:{put.kind}:{put.body.get('state', '')}"}
-        if put.kind == "intent":
-            step = "done" if put.body["result_id"] else "put"
-            found.add(f"{step}:intent:{put.body['name'].partition(':')[0]}")
-        if put.kind == "repair" and put.body["trial_version_id"]:
-            found.add(f"put:repair:{put.body['state']}:drafted")
-    return found
 
 
 class PlannedAgent:

@@ -21,7 +21,9 @@ LEASE_S = 1
 def mortal_bridge(folder: Path, **settings: Any) -> Iterator[BridgeServer]:
     """A started server whose project is a copy of this one with our ``wsgi.py``. It may leave no bug in its log."""
     project = copy_project(folder / "project")
-    shutil.copy(Path(__file__).parent / "wsgi.py", project / "wsgi.py")
+    here = Path(__file__).parent
+    for path in (here / "wsgi.py", here.parent / "support" / "mortal_journal.py"):
+        shutil.copy(path, project / path.name)
     chosen = {
         **UNLIMITED,
         "TEST_FOLDER": folder,
