@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import gevent
 
 from app.errors import BaseError
-from app.journal import Journal
+from app.journal import Journal, Watch
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +19,13 @@ log = logging.getLogger(__name__)
 class Chore:
     """:ivar name: of its lease, ``chore:<name>``.
     :ivar work: one round; returns in how many seconds the next one is wanted, where that is sooner than the interval.
+    :ivar topic: of the journal, whose wake-ups begin a round as well.
     """
 
     name: str
     interval_s: float
     work: Callable[[], float | None]
+    topic: str = ""
 
 
 class Chores:
@@ -48,6 +50,10 @@ class Chores:
         gevent.killall(self._greenlets, block=False)
 
     def _do(self, chore: Chore) -> None:
+        with self._journal.watch(chore.topic or f"chore:{chore.name}") as watch:
+            self._rounds(chore, watch)
+
+    def _rounds(self, chore: Chore, watch: Watch) -> None:
         while not self._draining:
             wait_s = chore.interval_s
             try:
@@ -63,4 +69,4 @@ class Chores:
             except Exception:
                 # The top of this greenlet: the next round may go well, and without it nothing would be finished.
                 log.exception("chores failed by a bug", extra={"chore": chore.name})
-            gevent.sleep(wait_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing
+            watch.wait(wait_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing
