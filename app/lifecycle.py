@@ -18,7 +18,7 @@ from app.callbacks.routing import Router
 from app.chores import Chore, Chores
 from app.errors import BaseError
 from app.journal import Journal
-from app.journal.records import Registration
+from app.journal.records import DECISIONS, Registration
 from app.journal.sqlite import SqliteJournal
 from app.n8n import Workflows, error_workflow
 from app.n8n.client import N8nClient
@@ -26,6 +26,8 @@ from app.n8n.connected import ConnectedWorkflows
 from app.n8n.drafts import Drafts
 from app.repairs.attempt import Attempts
 from app.repairs.decisions import Decisions
+from app.repairs.outage import Outages
+from app.repairs.pace import Pace
 from app.retention import Retention
 from app.sessions.connections import Connections
 from app.sessions.service import Sessions, put_to_sleep
@@ -83,7 +85,12 @@ class BridgeWorker:
             self.agent,
             self.tools,
             Catalog(self.journal, self.workflows, self.decisions, autonomy),
-            Attempts(self.journal, self.workflows),
+            Attempts(
+                self.journal,
+                self.workflows,
+                Outages(self.journal, self.workflows, settings.heal_outage_retry_seconds),
+                Pace(settings.heal_repairs_per_workflow_per_day, settings.heal_repairs_per_hour),
+            ),
             lease_s=settings.lease_seconds,
             timeout_s=settings.turn_timeout_seconds,
             leases=transcripts.leases,
@@ -168,7 +175,7 @@ class BridgeWorker:
                 log.info("idle sessions fell asleep", extra={"sessions": slept})
 
         return [
-            Chore("repairs", REPAIRS_INTERVAL_S, repairs),
+            Chore("repairs", REPAIRS_INTERVAL_S, repairs, topic=DECISIONS),
             Chore("sweep", settings.session_sweep_seconds, sweep),
             Chore("retention", RETENTION_INTERVAL_S, lambda: RETENTION_PAUSE_S if retention.round() else None),
         ]

@@ -32,10 +32,11 @@ from app.n8n import Workflow, Workflows
 from app.n8n.errors import N8nConflictError, N8nRefusedError
 from app.n8n.workflows import canonical_hash, editable
 from app.repairs import policy, snapshots
+from app.repairs.states import moved
 from app.telemetry.redaction import redact_text
 
 WORKFLOW_WAIT_S = 5.0
-PERSON = "person"
+PERSON, BRIDGE = "person", "bridge"
 _DEFAULTS: dict[str, str | int] = {
     "timezone": "DEFAULT",
     "saveDataErrorExecution": "DEFAULT",
@@ -69,7 +70,7 @@ class Decisions:
             change = Change(
                 session_id=session_id,
                 events=[events.repair_decided(repair_id, "approved", by=by)],
-                puts=[repair.put(state="publishing", decided_by=by)],
+                puts=[moved(repair, "publishing", decided_by=by)],
                 fences=[lease],
             )
             self._once(change)
@@ -84,7 +85,7 @@ class Decisions:
         for repair in Repair.find(self.journal, "waiting", limit=1000):
             if repair.expires_at_s <= time.time():
                 try:
-                    self._end(repair, "expired", by="bridge")
+                    self._end(repair, "expired", by=BRIDGE)
                 except ConflictError:
                     continue
                 except BaseError as exc:
@@ -140,10 +141,17 @@ class Decisions:
         )
         if snapshot is None or snapshot.workflow_id != workflow_id:
             raise NotFoundError("This workflow has no such snapshot.")
-        self._stop_repairs(session_id, workflow_id)
+        stopped = self._stop_repairs(session_id, workflow_id)
         with self.on_workflow(workflow_id) as lease:
-            if canonical_hash(self.workflows.get(workflow_id)) == snapshot.hash:
+            current = self.workflows.get(workflow_id)
+            # Where a repair was stopped for it, its draft may have been put back by a chore in between.
+            if canonical_hash(current) == snapshot.hash and not stopped:
                 raise ConflictError("The workflow is as it was in this snapshot already.")
+            if not snapshot_id and self._is_edited(current, snapshot):
+                raise ConflictError(
+                    "Somebody has edited this workflow since its repair, and an undo would take that back, too. Name "
+                    f"the snapshot ({snapshot.snapshot_id}) to restore it all the same."
+                )
             rollback = Rollback(workflow_id=workflow_id, session_id=session_id, snapshot_id=snapshot.snapshot_id, by=by)
             self._once(Change(puts=[rollback.put()], fences=[lease]))
             self._restore(workflow_id, lease)
@@ -178,6 +186,13 @@ class Decisions:
 
     # -- how it is done
 
+    def _is_edited(self, current: Workflow, snapshot: Snapshot) -> bool:
+        """Whether somebody has changed the workflow after the repair that the snapshot was taken for."""
+        found = Repair.find(self.journal, f"workflow:{snapshot.workflow_id}")
+        repair = next((r for r in found if r.state == "published" and r.snapshot_id == snapshot.snapshot_id), None)
+        known = repair.published_version_id if repair else ""
+        return bool(known) and current.get("versionId") != known
+
     def publish(self, repair_id: str, lease: Lease) -> None:
         """Publish a repair that is ``publishing``; safe to call again, by whoever holds the workflow's ``lease``.
 
@@ -200,20 +215,20 @@ class Decisions:
                 version_id = str(written["versionId"])
             self._activate(current, version_id, lease)
         except WorkflowNotFoundError:
-            self._end(repair, "failed", by="bridge", reason="The workflow does not exist any more.")
+            self._end(repair, "failed", by=BRIDGE, reason="The workflow does not exist any more.")
             return
         except ConflictError:
             reason = "The workflow was changed after the repair was proposed; it is left as it is."
-            self._end(repair, "failed", by="bridge", reason=reason)
+            self._end(repair, "failed", by=BRIDGE, reason=reason)
             return
         except (N8nRefusedError, N8nConflictError) as exc:
             # It will never be taken as it is.
-            ending = self._ending(repair, "failed", by="bridge", reason=exc.detail, state="restoring")
+            ending = self._ending(repair, "failed", by=BRIDGE, reason=exc.detail, state="restoring")
             self._tell(replace(ending, fences=[lease]))
             with suppress(N8nError):
                 self._end_restoring(repair_id, lease)
             return
-        puts = [repair.put(state="published")]
+        puts = [moved(repair, "published", published_version_id=version_id)]
         case = Case.get(self.journal, repair.case_key)
         if case is not None:
             puts.append(case.put(**policy.closing("published", now_s=time.time())))
@@ -252,7 +267,7 @@ class Decisions:
         repair = Repair.get(self.journal, repair_id)
         if repair is not None and repair.state == "restoring":
             self.put_back(repair, [lease])
-            self.journal.commit(Change(puts=[repair.put(state="failed")], fences=[lease]))
+            self.journal.commit(Change(puts=[moved(repair, "failed")], fences=[lease]))
 
     def _restore(self, workflow_id: str, lease: Lease) -> None:
         rollback = Rollback.get(self.journal, workflow_id)
@@ -272,6 +287,13 @@ class Decisions:
     def _write_snapshot(self, rollback: Rollback, snapshot: Snapshot, lease: Lease) -> None:
         workflow_id = rollback.workflow_id
         current = self.workflows.get(workflow_id)
+        if rollback.only_version_id not in ("", current.get("versionId")) and canonical_hash(current) != snapshot.hash:
+            text = "The repair is not undone: somebody has edited the workflow since. Look at it, and undo it yourself."
+            told = events.notice("warning", text)
+            self._tell(
+                Change(session_id=rollback.session_id, events=[told], deletes=[rollback.delete()], fences=[lease])
+            )
+            return
         if canonical_hash(current) != snapshot.hash:
             name = f"rollback:{current.get('versionId')}"
             self.snapshot(current, cause="rollback", for_write=name, fences=[lease])
@@ -286,7 +308,7 @@ class Decisions:
         puts = []
         for repair in Repair.find(self.journal, f"workflow:{workflow_id}"):
             if repair.state == "published" and repair.snapshot_id == snapshot.snapshot_id:
-                puts.append(repair.put(state="rolled_back"))
+                puts.append(moved(repair, "rolled_back"))
                 case = Case.get(self.journal, repair.case_key)
                 if case is not None and case.state == "closed":
                     puts.append(case.put(**policy.closing("rolled_back", now_s=time.time())))
@@ -322,7 +344,8 @@ class Decisions:
             if is_decision
             else events.repair_failed(repair.workflow_id, redact_text(reason), repair_id=repair.repair_id)
         )
-        puts = [repair.put(state=outcome if is_decision else state, decided_by=repair.decided_by or by, reason=reason)]
+        to: RepairState = "rejected" if outcome == "rejected" else "expired" if outcome == "expired" else state
+        puts = [moved(repair, to, decided_by=repair.decided_by or by, reason=reason)]
         case = Case.get(self.journal, repair.case_key)
         if case is not None and case.repair_id == repair.repair_id:
             puts.append(case.put(**policy.closing(outcome, now_s=time.time())))
@@ -357,23 +380,23 @@ class Decisions:
             raise NotFoundError("This session has no such workflow.")
         return registration
 
-    def _stop_repairs(self, session_id: str, workflow_id: str) -> None:
-        """Cancel the workflow's running repair and drop its queued ones."""
-        for found in self.journal.pending(session_id):
-            if found.kind == "repair":
-                retry_stale(partial(self._stop_repair, session_id, workflow_id, found.input_id))
+    def _stop_repairs(self, session_id: str, workflow_id: str) -> bool:
+        """Cancel the workflow's running repair and drop its queued ones; whether there was any."""
+        inputs = [found for found in self.journal.pending(session_id) if found.kind == "repair"]
+        return any([retry_stale(partial(self._stop_repair, session_id, workflow_id, i.input_id)) for i in inputs])
 
-    def _stop_repair(self, session_id: str, workflow_id: str, input_id: int) -> None:
+    def _stop_repair(self, session_id: str, workflow_id: str, input_id: int) -> bool:
         found = next((i for i in self.journal.pending(session_id) if i.input_id == input_id), None)
         repair = Repair.get(self.journal, found.key) if found else None
         if found is None or repair is None or repair.workflow_id != workflow_id:
-            return
+            return False
         if found.turn_id:
             self.journal.commit(Change(session_id=session_id, cancel_turn=found.turn_id))
-        elif repair.state in ("queued", "running"):
+        elif repair.state in ("queued", "retrying", "running"):
             # In one change, and refused where a turn has begun: the input never goes without its repair.
             ending = self._ending(repair, "failed", by=PERSON, reason="The workflow was rolled back.")
             self.journal.commit(replace(ending, answer=input_id))
+        return True
 
     @contextmanager
     def on_workflow(self, workflow_id: str) -> Iterator[Lease]:

@@ -18,12 +18,11 @@ from app.n8n import error_workflow
 from app.n8n.client import N8nClient
 from tests.fakes.n8n import API_KEY, FakeN8n, Fault, Kind, Request, _handler_for, _Server
 from tests.support.client import Client, Frame
-from tests.support.server import BridgeServer, wait_for
+from tests.support.server import UNLIMITED, BridgeServer, wait_for
 
 LIMIT_S = 20.0
 BROKEN, FIXED, WORSE = "http://api.test/gone", "http://api.test/here", "http://api.test/nowhere"
 SECRET = "callback-secret-of-these-tests"
-UNLIMITED = {f"RATE_LIMIT_{name}_PER_MINUTE": 0 for name in ("WS", "CALLBACKS", "MESSAGES", "HEALTH", "AUTH_FAILURES")}
 Json = dict[str, Any]
 Step = Literal["get", "put", "create", "publish", "run", "retry", "list", "other"]
 

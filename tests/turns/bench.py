@@ -20,6 +20,8 @@ from app.n8n import Workflow
 from app.n8n.drafts import Drafts
 from app.repairs.attempt import Attempts
 from app.repairs.decisions import Decisions
+from app.repairs.outage import Outages
+from app.repairs.pace import Pace
 from app.tools.catalog import Catalog
 from app.tools.server import ToolsServer
 from app.turns.runner import Runner
@@ -59,7 +61,7 @@ class Worker:
             agent,
             self.tools,
             Catalog(self.journal, self.workflows, self.decisions, "auto"),
-            Attempts(self.journal, self.workflows),
+            Attempts(self.journal, self.workflows, Outages(self.journal, self.workflows), Pace(0, 0)),
             lease_s=lease_s,
             timeout_s=turn_timeout_s,
         )
