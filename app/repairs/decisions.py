@@ -383,7 +383,10 @@ class Decisions:
     def _stop_repairs(self, session_id: str, workflow_id: str) -> bool:
         """Cancel the workflow's running repair and drop its queued ones; whether there was any."""
         inputs = [found for found in self.journal.pending(session_id) if found.kind == "repair"]
-        return any([retry_stale(partial(self._stop_repair, session_id, workflow_id, i.input_id)) for i in inputs])
+        stopped: list[bool] = [
+            retry_stale(partial(self._stop_repair, session_id, workflow_id, found.input_id)) for found in inputs
+        ]
+        return any(stopped)
 
     def _stop_repair(self, session_id: str, workflow_id: str, input_id: int) -> bool:
         found = next((i for i in self.journal.pending(session_id) if i.input_id == input_id), None)

@@ -532,8 +532,9 @@ class FakeN8n:
         items: Sequence[Json] = (),
         retry_of: Json | None = None,
         failing: Mapping[str, Json] | None = None,
+        parent_id: str | None = None,
     ) -> Json:
-        """Run it to its end; the callback of a failure goes out."""
+        """Run it to its end; the callback of a failure goes out. ``parent_id``: of the run that calls it."""
         before = retry_of["data"]["resultData"]["runData"] if retry_of else {}
         run_data = {name: runs for name, runs in copy.deepcopy(before).items() if name != start}
         result: Json = {"runData": run_data, "lastNodeExecuted": start}
@@ -571,7 +572,7 @@ class FakeN8n:
                 if nodes[name]["type"].endswith(".wait"):
                     status = "waiting"
                     break
-                outputs = self._outputs(nodes[name], taken, failing or {})
+                outputs = self._outputs(nodes[name], taken, failing or {}, run["id"])
                 data = {"main": outputs, "input": taken}
                 run_data.setdefault(name, []).append({"executionStatus": "success", "data": data})
                 for number, targets in enumerate(version["connections"].get(name, {}).get("main", [])):
@@ -589,16 +590,18 @@ class FakeN8n:
             failed_run = {"id": run["id"], "url": f"{self.url}/workflow/{run['workflowId']}/executions/{run['id']}"}
             more = {"error": result["error"], "lastNodeExecuted": name, "mode": mode}
             retried = {"retryOf": run["retryOf"]} if run["retryOf"] else {}
+            if parent_id is not None:
+                more["executionContext"] = {"parentExecutionId": parent_id}
             self._call_back(stored, {"execution": {**failed_run, **retried, **more}})
         return run
 
-    def _outputs(self, node: Json, items: list[Json], failing: Mapping[str, Json]) -> list[list[Json]]:
+    def _outputs(self, node: Json, items: list[Json], failing: Mapping[str, Json], run_id: str) -> list[list[Json]]:
         tries = int(node.get("maxTries", 3)) if node.get("retryOnFail") else 1
         for left in reversed(range(tries)):
             try:
                 if node["name"] in failing:
                     raise NodeFailure(failing[node["name"]])
-                return [self._work(node, items)]
+                return [self._call_sub(node, items, run_id) or self._work(node, items)]
             except NodeFailure as failure:
                 if left:
                     continue
@@ -609,6 +612,21 @@ class FakeN8n:
                     return [[], errors]
                 raise
         raise AssertionError("unreachable")
+
+    def _call_sub(self, node: Json, items: list[Json], run_id: str) -> list[Json] | None:
+        """The sub-workflow that the node calls, where it is such a node."""
+        if node["type"] != "n8n-nodes-base.executeWorkflow":
+            return None
+        stored = self._stored(node["parameters"]["workflowId"])
+        self._settled(stored)
+        version = self._version(stored, stored.live or stored.public["versionId"])
+        start = version["nodes"][0]["name"]
+        run = self._run(stored, version, mode="integrated", start=start, items=items, parent_id=run_id)
+        result = run["data"]["resultData"]
+        if run["status"] == "error":
+            # Neither a name nor the node, as n8n has it.
+            raise NodeFailure({"message": result["error"]["message"], "stack": "at n8n"})
+        return items
 
     def _work(self, node: Json, items: list[Json]) -> list[Json]:
         kind, parameters = node["type"].rpartition(".")[2], node.get("parameters", {})

@@ -238,8 +238,16 @@ def node(name: str, kind: str, **more: Any) -> Json:
     return {**base, **more}
 
 
-def workflow(path: str, *, url: str = BROKEN, method: str = "", settings: Mapping[str, Any] | None = None) -> Json:
-    """Webhook → Prepare → Ask (an HTTP request) → Tell."""
+def workflow(
+    path: str,
+    *,
+    url: str = BROKEN,
+    method: str = "",
+    settings: Mapping[str, Any] | None = None,
+    ask: Mapping[str, Any] | None = None,
+    tell: Mapping[str, Any] | None = None,
+) -> Json:
+    """Webhook → Prepare → Ask (an HTTP request) → Tell; ``ask`` and ``tell`` are more of these nodes."""
     asks = {"url": url, **({"method": method} if method else {})}
     names = ["Hook", "Prepare", "Ask", "Tell"]
     links = pairwise(names)
@@ -248,8 +256,8 @@ def workflow(path: str, *, url: str = BROKEN, method: str = "", settings: Mappin
         "nodes": [
             node("Hook", "webhook", parameters={"path": path, "httpMethod": "POST"}, webhookId=str(uuid.uuid4())),
             node("Prepare", "noOp"),
-            node("Ask", "httpRequest", parameters=asks),
-            node("Tell", "noOp"),
+            {**node("Ask", "httpRequest", parameters=asks), **(ask or {})},
+            {**node("Tell", "noOp"), **(tell or {})},
         ],
         "connections": {a: {"main": [[{"node": b, "type": "main", "index": 0}]]} for a, b in links},
         "settings": {"executionOrder": "v1", **(settings or {})},

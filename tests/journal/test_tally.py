@@ -101,7 +101,10 @@ def test_what_was_refused_or_done_before_is_not_counted(journal: SqliteJournal) 
     repairs, callbacks = Counts(metrics.repairs, metrics.Outcome), Counts(metrics.error_callbacks, metrics.Routed)
     error = NewEvent("workflow_error", {"source": "callback"})
     change = Change(
-        session_id=SESSION, events=[error], once=Once("callback:1", {}), puts=[repair().put(state="failed", entered=True)]
+        session_id=SESSION,
+        events=[error],
+        once=Once("callback:1", {}),
+        puts=[repair().put(state="failed", entered=True)],
     )
 
     for _ in range(3):
