@@ -28,6 +28,7 @@ from app.repairs.attempt import Attempts
 from app.repairs.decisions import Decisions
 from app.repairs.outage import Outages
 from app.repairs.pace import Pace
+from app.repairs.publication import Publication
 from app.retention import Retention
 from app.sessions.connections import Connections
 from app.sessions.service import Sessions, put_to_sleep
@@ -68,7 +69,8 @@ class BridgeWorker:
         transcripts = JournalTranscripts(self.journal)
         self.agent: Agent = agent or _agent(settings, transcripts)
         autonomy = settings.heal_autonomy
-        self.decisions = Decisions(self.journal, self.workflows, self.holder, settings.lease_seconds)
+        self.publication = Publication(self.journal, self.workflows, self.holder, settings.lease_seconds)
+        self.decisions = Decisions(self.journal, self.workflows, self.publication)
         self.sessions = Sessions(
             self.journal, self.workflows, self.decisions, autonomy, settings.max_sessions, self.limits
         )
@@ -84,7 +86,7 @@ class BridgeWorker:
             self.journal,
             self.agent,
             self.tools,
-            Catalog(self.journal, self.workflows, self.decisions, autonomy),
+            Catalog(self.journal, self.workflows, self.publication, autonomy),
             Attempts(
                 self.journal,
                 self.workflows,
@@ -162,7 +164,7 @@ class BridgeWorker:
 
         def repairs() -> float | None:
             # What is left is perhaps a lost worker's: looked at again as soon as its lease has run out.
-            left = self.decisions.finish()
+            left = self.publication.finish()
             self.decisions.expire()
             self.connections.forget_lost()
             self.connections.forget_again()

@@ -27,7 +27,7 @@ from app.journal.records import (
 )
 from app.n8n.connected import is_trial
 from app.repairs import policy
-from app.repairs.decisions import BRIDGE
+from app.repairs.publication import BRIDGE
 from app.repairs.trial import is_called_by_trial
 from app.telemetry import context, metrics
 

@@ -24,7 +24,7 @@ from app.n8n.javascript import new_code_problems
 from app.n8n.workflows import editable, find_node, validate
 from app.repairs import fence, policy, proof
 from app.repairs.asking import ask
-from app.repairs.decisions import Decisions
+from app.repairs.publication import Publication
 from app.repairs.states import moved
 
 MAX_PROPOSALS = 3
@@ -48,7 +48,7 @@ class Proposer:
 
     journal: Journal
     workflows: Workflows
-    decisions: Decisions
+    publication: Publication
 
     def propose(self, repair_id: str, proposal: Mapping[str, Any], summary: str, *, turn_id: str, lease: Lease) -> str:
         """Judge one proposal; returns the verdict as text for the agent.
@@ -120,7 +120,7 @@ class Proposer:
         :returns: the verdict for the agent. The repair is ``running`` again where the trial failed.
         """
         repair = _fresh(self.journal, repair_id)
-        with self.decisions.on_workflow(repair.workflow_id) as held:
+        with self.publication.on_workflow(repair.workflow_id) as held:
             fences = [lease, held]
             # Asked anew before each write: the brake is for what runs, too.
             if self._is_stopped(repair):
@@ -133,7 +133,7 @@ class Proposer:
             except (N8nRefusedError, DraftNotKeptError) as exc:
                 repair = _fresh(self.journal, repair_id)
                 if isinstance(exc, DraftNotKeptError):
-                    self.decisions.put_back(replace(repair, trial_version_id=exc.version_id), fences)
+                    self.publication.put_back(replace(repair, trial_version_id=exc.version_id), fences)
                 return self._failed(repair, {}, Trial("failed", exc.detail), turn_id, fences)
             if self._is_stopped(repair):
                 return self._withdraw(repair, turn_id, fences)
@@ -143,7 +143,7 @@ class Proposer:
             if trial.outcome == "verified" and self._autonomy(repair.workflow_id) == "auto":
                 self._publish(repair, trial, turn_id, fences, held)
                 return f"Verified by the run {trial.execution_id} and published. The repair is done."
-            base_version_id = self.decisions.put_back(repair, fences)
+            base_version_id = self.publication.put_back(repair, fences)
             changes = {"base_version_id": base_version_id, "trial_run_id": trial.execution_id or ""}
             if trial.outcome == "failed":
                 return self._failed(repair, changes, trial, turn_id, fences)
@@ -154,7 +154,7 @@ class Proposer:
 
     def _withdraw(self, repair: Repair, turn_id: str, fences: list[Lease]) -> str:
         """End a trial that is not allowed any more."""
-        base_version_id = self.decisions.put_back(repair, fences)
+        base_version_id = self.publication.put_back(repair, fences)
         changes = {"base_version_id": base_version_id, "trial_version_id": ""}
         return self._suggest(repair, [], changes, "its autonomy was lowered meanwhile", turn_id, fences[0])
 
@@ -166,7 +166,7 @@ class Proposer:
             return repair
         current = self.workflows.get(repair.workflow_id)
         name = f"{repair.repair_id}:{repair.proposals}"
-        snapshot_id = self.decisions.snapshot(current, cause="repair", for_write=name, fences=fences)
+        snapshot_id = self.publication.snapshot(current, cause="repair", for_write=name, fences=fences)
         if repair.snapshot_id != snapshot_id:
             self.journal.commit(Change(puts=[repair.put(snapshot_id=snapshot_id)], fences=fences))
             repair = _fresh(self.journal, repair.repair_id)
@@ -195,7 +195,7 @@ class Proposer:
             fences=fences,
         )
         self.journal.commit(change)
-        self.decisions.publish(repair.repair_id, held)
+        self.publication.publish(repair.repair_id, held)
 
     def _failed(self, repair: Repair, changes: dict[str, Any], trial: Trial, turn_id: str, fences: list[Lease]) -> str:
         event = events.repair_unverified(repair.repair_id, f"The trial failed: {trial.reason}", turn_id=turn_id)
