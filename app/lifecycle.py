@@ -26,6 +26,8 @@ from app.n8n.connected import ConnectedWorkflows
 from app.n8n.drafts import Drafts
 from app.repairs.attempt import Attempts
 from app.repairs.decisions import Decisions
+from app.repairs.notices import with_notices
+from app.repairs.notify import Notifier
 from app.retention import Retention
 from app.sessions.connections import Connections
 from app.sessions.service import Sessions, put_to_sleep
@@ -39,6 +41,7 @@ from app.turns.turn import Turns
 from app.web.limits import Limits
 
 REPAIRS_INTERVAL_S = 5.0
+NOTIFY_INTERVAL_S = 2.0
 RETENTION_INTERVAL_S, RETENTION_PAUSE_S = 600.0, 1.0
 DRAIN_SETTLE_S = 0.2
 PUBLICATION_SETTLES_S = 2.0
@@ -60,7 +63,8 @@ class BridgeWorker:
         self.settings = settings
         self.holder = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.draining = False
-        self.journal = SqliteJournal(settings.journal_path, opened=False)
+        complete = with_notices if settings.notify_url else None
+        self.journal = SqliteJournal(settings.journal_path, opened=False, complete=complete)
         self.workflows = _workflows(settings, self.journal)
         self.limits = Limits(settings, self.journal)
         transcripts = JournalTranscripts(self.journal)
@@ -151,6 +155,7 @@ class BridgeWorker:
 
     def _chore_list(self) -> list[Chore]:
         settings = self.settings
+        notifier = Notifier(self.journal, settings.notify_url, settings.notify_secret, settings.public_url)
         retention = Retention(self.journal, keep_s=settings.journal_retention_days * 86_400)
 
         def repairs() -> float | None:
@@ -170,6 +175,7 @@ class BridgeWorker:
         return [
             Chore("repairs", REPAIRS_INTERVAL_S, repairs),
             Chore("sweep", settings.session_sweep_seconds, sweep),
+            Chore("notify", NOTIFY_INTERVAL_S, notifier.round),
             Chore("retention", RETENTION_INTERVAL_S, lambda: RETENTION_PAUSE_S if retention.round() else None),
         ]
 
