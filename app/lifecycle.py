@@ -24,8 +24,10 @@ from app.n8n import Workflows, error_workflow
 from app.n8n.client import N8nClient
 from app.n8n.connected import ConnectedWorkflows
 from app.n8n.drafts import Drafts
+from app.repairs import notices
 from app.repairs.attempt import Attempts
 from app.repairs.decisions import Decisions
+from app.repairs.notify import Notifier
 from app.repairs.outage import Outages
 from app.repairs.pace import Pace
 from app.repairs.publication import Publication
@@ -42,6 +44,7 @@ from app.turns.turn import Turns
 from app.web.limits import Limits
 
 REPAIRS_INTERVAL_S = 5.0
+NOTIFY_INTERVAL_S = 30.0
 RETENTION_INTERVAL_S, RETENTION_PAUSE_S = 600.0, 1.0
 DRAIN_SETTLE_S = 0.2
 PUBLICATION_SETTLES_S = 2.0
@@ -63,7 +66,8 @@ class BridgeWorker:
         self.settings = settings
         self.holder = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.draining = False
-        self.journal = SqliteJournal(settings.journal_path, opened=False)
+        complete = notices.with_notices if settings.notify_url else None
+        self.journal = SqliteJournal(settings.journal_path, opened=False, complete=complete)
         self.workflows = _workflows(settings, self.journal)
         self.limits = Limits(settings, self.journal)
         transcripts = JournalTranscripts(self.journal)
@@ -160,6 +164,7 @@ class BridgeWorker:
 
     def _chore_list(self) -> list[Chore]:
         settings = self.settings
+        notifier = Notifier(self.journal, settings.notify_url, settings.notify_secret, settings.public_url)
         retention = Retention(self.journal, keep_s=settings.journal_retention_days * 86_400)
 
         def repairs() -> float | None:
@@ -179,6 +184,7 @@ class BridgeWorker:
         return [
             Chore("repairs", REPAIRS_INTERVAL_S, repairs, topic=DECISIONS),
             Chore("sweep", settings.session_sweep_seconds, sweep),
+            Chore("notify", NOTIFY_INTERVAL_S, notifier.round, topic=notices.TOPIC),
             Chore("retention", RETENTION_INTERVAL_S, lambda: RETENTION_PAUSE_S if retention.round() else None),
         ]
 
