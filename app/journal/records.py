@@ -173,7 +173,7 @@ class Repair(Record):
     costs: dict[str, float] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     request_id: str | None = None
-    diagnosis: str = ""
+    diagnosis: Literal["", "workflow_bug", "credentials", "quota", "remote_outage", "unknown"] = ""
     retries: int = 0
     delayed: bool = False
     summary: str = ""

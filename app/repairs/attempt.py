@@ -10,7 +10,7 @@ from typing import Any
 
 from app.errors import WorkflowNotFoundError
 from app.journal import Change, Claim, Delete, Journal, Lease, NewEvent, Put, events
-from app.journal.records import Case, ChildFailure, Registration, Repair, retry_stale
+from app.journal.records import Case, ChildFailure, Repair, retry_stale
 from app.n8n import Workflow, Workflows
 from app.n8n.workflows import find_node
 from app.repairs import policy
@@ -85,6 +85,9 @@ class Attempts:
         if relative is not None:
             return relative
         triage = policy.triage(report["error"], node=node, node_name=name)
+        if repair.state == "running" and repair.diagnosis:
+            # Its worker was lost. What was found at its beginning holds, whatever has been edited since.
+            triage = replace(triage, kind=repair.diagnosis)
         diagnosed = events.repair_diagnosed(repair.workflow_id, triage.kind, triage.summary, repair_id=repair.repair_id)
         if not triage.for_agent:
             if triage.kind == "remote_outage" and not self.outages.cannot_repeat(repair, workflow):
@@ -189,9 +192,7 @@ class Attempts:
         )
         reason = f"It goes beyond what a repair may change by itself, and was not tried. {rules}"
         judged = events.repair_unverified(repair.repair_id, reason, turn_id=turn_id)
-        registration = Registration.get(self.journal, repair.workflow_id)
-        own = registration.autonomy if registration else "observe"
-        if policy.effective_autonomy(self.journal, own) in ("observe", "suggest"):
+        if policy.autonomy_of(self.journal, repair.workflow_id) in ("observe", "suggest"):
             put = moved(repair, "unverified", reason=reason)
             return [proposed, judged], [put, *self._close(repair, "unverified", repair.diagnosis)]
         appended, put = ask(repair, judged, reason, turn_id=turn_id, told=[proposed])

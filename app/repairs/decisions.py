@@ -84,6 +84,7 @@ class Decisions:
             signature=signature,
             error_seq=former.error_seq,
             attempt=case.attempts + 1,
+            times={"queued": round(time.time(), 3)},
             report=former.report,
         )
         change = Change(

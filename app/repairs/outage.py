@@ -41,7 +41,7 @@ class Outages:
 
     def cannot_repeat(self, repair: Repair, workflow: Workflow | None) -> str:
         """Why the failed run must be left to a person; empty: it is repeated."""
-        if not self.workflows.connected or not self.pauses_s:
+        if not self.workflows.connected or not self.pauses_s or self._is_stopped(repair):
             return "nothing is repeated"
         if not (repair.report.get("execution") or {}).get("id"):
             return "n8n names no run"
@@ -61,6 +61,11 @@ class Outages:
 
         :raises N8nError: n8n cannot be asked now; ask again.
         """
+        if self._is_stopped(repair):
+            reason = "The run is not repeated: the workflow's autonomy was lowered."
+            put = moved(repair, "not_a_bug", reason=reason)
+            told = events.notice("warning", reason, repair_id=repair.repair_id)
+            return Step([told], [put, *self._close(repair, "not_a_bug")])
         number = repair.retries
         run_id = str(repair.report["execution"]["id"])
         tried = self.workflows.run_again(repair.workflow_id, execution_id=run_id, number=number, fences=fences)
@@ -80,6 +85,10 @@ class Outages:
         )
         told = events.repair_failed(repair.workflow_id, reason, repair_id=repair.repair_id)
         return Step([told], [moved(repair, "failed", reason=reason), *self._close(repair, "not_a_bug")])
+
+    def _is_stopped(self, repair: Repair) -> bool:
+        """A repetition does what the nodes do, so the brake is for it, too."""
+        return policy.autonomy_of(self.journal, repair.workflow_id) in ("observe", "suggest")
 
     def _close(self, repair: Repair, outcome: str) -> list[Put]:
         case = Case.get(self.journal, repair.case_key)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from app.journal import Journal
-from app.journal.records import AUTONOMIES, Autonomy, Case, Ceiling
+from app.journal.records import AUTONOMIES, Autonomy, Case, Ceiling, Registration
 
 Verdict = Literal["queued", "coalesced", "blocked", "observed"]
 Diagnosis = Literal["workflow_bug", "credentials", "quota", "remote_outage", "unknown"]
@@ -45,6 +45,12 @@ def effective_autonomy(journal: Journal, own: Autonomy) -> Autonomy:
     """The lower of a workflow's own autonomy and the brake."""
     ceiling = Ceiling.get(journal, "all")
     return min(own, ceiling.autonomy, key=AUTONOMIES.index) if ceiling else own
+
+
+def autonomy_of(journal: Journal, workflow_id: str) -> Autonomy:
+    """How far a repair of this workflow may go now; one that nobody owns any more is only observed."""
+    registration = Registration.get(journal, workflow_id)
+    return effective_autonomy(journal, registration.autonomy) if registration else "observe"
 
 
 # -- taking an error

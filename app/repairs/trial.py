@@ -15,7 +15,7 @@ from typing import Any
 
 from app.errors import ConflictError, ValidationError, WorkflowNotFoundError
 from app.journal import Change, Journal, Lease, NewEvent, events
-from app.journal.records import Autonomy, Case, Registration, Repair
+from app.journal.records import Case, Repair
 from app.n8n import Trial, Workflow, Workflows
 from app.n8n.connected import DraftNotKeptError, has_unnamed_trial, is_trial_run
 from app.n8n.diff import describe, diff
@@ -65,7 +65,7 @@ class Proposer:
             raise ConflictError("This repair is not open for proposals any more.")
         if repair.proposals >= MAX_PROPOSALS:
             raise ConflictError(f"All {MAX_PROPOSALS} proposals of this attempt are used up. Stop here.")
-        autonomy = self._autonomy(repair.workflow_id)
+        autonomy = policy.autonomy_of(self.journal, repair.workflow_id)
         if autonomy == "observe":
             raise ConflictError("This workflow is only observed now; nothing may be proposed for it.")
         base = self.workflows.get(repair.workflow_id)
@@ -140,7 +140,7 @@ class Proposer:
             trial = self._try(repair, fences)
             if self._is_stopped(repair):
                 return self._withdraw(repair, turn_id, fences)
-            if trial.outcome == "verified" and self._autonomy(repair.workflow_id) == "auto":
+            if trial.outcome == "verified" and policy.autonomy_of(self.journal, repair.workflow_id) == "auto":
                 self._publish(repair, trial, turn_id, fences, held)
                 return f"Verified by the run {trial.execution_id} and published. The repair is done."
             base_version_id = self.publication.put_back(repair, fences)
@@ -150,7 +150,7 @@ class Proposer:
             return self._wait(repair, [], changes, trial, turn_id, lease)
 
     def _is_stopped(self, repair: Repair) -> bool:
-        return self._autonomy(repair.workflow_id) in ("observe", "suggest")
+        return policy.autonomy_of(self.journal, repair.workflow_id) in ("observe", "suggest")
 
     def _withdraw(self, repair: Repair, turn_id: str, fences: list[Lease]) -> str:
         """End a trial that is not allowed any more."""
@@ -250,10 +250,6 @@ class Proposer:
         entries: Any = changes.get("diff", repair.diff)
         verdict = "Verified" if verified else f"Not verified: {trial.reason}"
         return f"{verdict}. The person was asked to approve it; you are done.\n{describe(entries)}"
-
-    def _autonomy(self, workflow_id: str) -> Autonomy:
-        registration = Registration.get(self.journal, workflow_id)
-        return policy.effective_autonomy(self.journal, registration.autonomy) if registration else "observe"
 
 
 def _cannot_try(repair: Repair, base: Workflow, wanted: Workflow, changes: Sequence[Mapping[str, Any]]) -> str:

@@ -110,6 +110,20 @@ def test_what_a_person_has_repeated_is_not_repeated_again(healing: Begin) -> Non
     assert repetitions(one) == []
 
 
+@pytest.mark.parametrize("autonomy", ["observe", "suggest"])
+def test_the_brake_ends_the_repetitions(healing: Begin, autonomy: str) -> None:
+    one = outage(healing, 503)
+    held = one.n8n.hold(one.workflow_id, "retry", "after")
+    one.fail()
+    assert held.reached.wait(10)
+    assert one.command("set_autonomy", autonomy=autonomy) == 202
+    held.release()
+
+    assert "lowered" in one.receive("notice")["text"]
+    assert one.state() == "not_a_bug"
+    assert repetitions(one) == ["error"]
+
+
 def test_a_run_that_n8n_did_not_keep_ends_it(healing: Begin) -> None:
     one = outage(healing, 503, settings={"saveDataErrorExecution": "none"})
     one.fail()
