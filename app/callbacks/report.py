@@ -32,6 +32,7 @@ class ErrorReport:
     :ivar node: the failing node with its parameters, where n8n sent it.
     :ivar node_name: name of the failing node, where it is known.
     :ivar idempotency_key: ``exec:<id>``, else ``key:<what the header said>``, else empty.
+    :ivar failed_at_s: epoch seconds by n8n's clock, where n8n was asked; a callback does not tell.
     """
 
     workflow_id: str
@@ -42,6 +43,7 @@ class ErrorReport:
     node: dict[str, Any] | None
     node_name: str | None
     idempotency_key: str
+    failed_at_s: float | None = None
 
     @property
     def execution_id(self) -> str | None:

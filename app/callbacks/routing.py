@@ -10,6 +10,7 @@ from typing import Literal
 
 from gevent.lock import BoundedSemaphore
 
+from app.callbacks import triggers
 from app.callbacks.report import ErrorReport
 from app.errors import SessionNotFoundError
 from app.journal import Activity, Change, Committed, Journal, Limit, NewEvent, NewInput, Once, Put, events
@@ -37,12 +38,14 @@ class Router:
     """:ivar settles_s: for how long after a publication runs of the old version are still met.
     :ivar max_live: ``MAX_SESSIONS``. A repair wakes its session where fewer are live; else it is worked on all the
         same, for a callback is never refused for want of a place.
+    :ivar polled: n8n is asked for failures as well, so that one of a trigger may come twice; see ``triggers.py``.
     :ivar turnstiles: one lock for the reports of (about) one workflow. They all write its case, and among many at
     once each write would make all the others read and decide again."""
 
     journal: Journal
     settles_s: float = 0.0
     max_live: int = 0
+    polled: bool = False
     turnstiles: tuple[BoundedSemaphore, ...] = field(
         default_factory=lambda: tuple(BoundedSemaphore() for _ in range(64))
     )
@@ -87,6 +90,9 @@ class Router:
         context.note(session_id=registration.session_id)
         if replayed is None and limit is not None:
             replayed = self._held(report)
+        told = triggers.take(self.journal, report, key, by_poll=source == "poll") if self.polled else None
+        if told is not None and told.before:
+            return self._told_before(registration.session_id, key, told.put, replayed)
         signature = policy.signature(report.workflow_id, report.node_name, report.error)
         case = self._case(report.workflow_id, signature, session_id=registration.session_id)
         if self._is_echo(report):
@@ -103,7 +109,7 @@ class Router:
         appended = [_told(report, signature, case.count + 1, source, request_id, repair_id)]
         if taken.reason:
             appended.append(events.repair_blocked(report.workflow_id, signature, taken.reason))
-        puts = [case.put(**taken.case)]
+        puts = [case.put(**taken.case), *([told.put] if told is not None else [])]
         if begun and repair_id is not None:
             puts.append(_queued(report, registration, signature, repair_id, case.put(**taken.case), request_id))
         if replayed is not None:
@@ -161,6 +167,13 @@ class Router:
         change = Change(session_id=session_id, events=[told], once=once, limit=limit, puts=puts)
         committed = self.journal.commit(change)
         return _routed(committed, session_id, "echo")
+
+    def _told_before(self, session_id: str, key: str | None, put: Put, replayed: DeadLetter | None) -> Routed:
+        """A trigger's failure that came by its other way already."""
+        puts = [put, *([replayed.put(state="replayed", session_id=session_id)] if replayed is not None else [])]
+        answer = {"routed": True, "sessionId": session_id, "repair": "coalesced"}
+        committed = self.journal.commit(Change(once=Once(key, answer) if key else None, puts=puts))
+        return replace(_routed(committed, session_id, "coalesced"), duplicate=True)
 
     def _held(self, report: ErrorReport) -> DeadLetter | None:
         """The letter of an earlier try of this callback that was over the limit."""
