@@ -136,8 +136,9 @@ class FakeN8n:
         self.credentials: dict[str, Json] = {}
         self._faults: list[Fault] = []
         self._publication, self._runs, self._stopped = threading.Event(), threading.Event(), threading.Event()
-        self._publication.set()
-        self._runs.set()
+        self._callbacks = threading.Event()
+        for open_gate in (self._publication, self._runs, self._callbacks):
+            open_gate.set()
         self._lock = threading.RLock()
         self._callers: list[threading.Thread] = []
         self._server = _Server(("127.0.0.1", port), _handler_for(self))
@@ -161,6 +162,7 @@ class FakeN8n:
     def stop(self) -> None:
         self._stopped.set()
         self._runs.set()
+        self._callbacks.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -200,6 +202,13 @@ class FakeN8n:
 
     def release_runs(self) -> None:
         self._runs.set()
+
+    def hold_callbacks(self) -> None:
+        """From now on the error workflow begins and does not send."""
+        self._callbacks.clear()
+
+    def release_callbacks(self) -> None:
+        self._callbacks.set()
 
     def add(self, body: Mapping[str, Any], *, active: bool = True) -> str:
         """A workflow that a person has made; returns its id."""
@@ -709,6 +718,7 @@ class FakeN8n:
                 "workflowVersionId": version["versionId"],
                 "data": {},
             }
+        self._callbacks.wait()
         durable = any(node["name"] == "Report" for node in version["nodes"])
         waits = any(node["type"].endswith(".wait") for node in version["nodes"])
         workflow = {"id": stored.public["id"], "name": stored.public["name"]}
