@@ -215,8 +215,10 @@ def test_workflows_of_nobody_are_left_alone(n8n: HealN8n, healing: Adopt) -> Non
     assert n8n.sent(strange, "run") == []
 
 
-def test_a_run_that_is_deleted_meanwhile_is_passed_over(n8n: HealN8n, healing: Adopt) -> None:
-    one = healing(autonomy="observe")
+def test_a_run_that_is_deleted_meanwhile_is_passed_over(
+    home: tuple[BridgeServer, HealN8n, Path], n8n: HealN8n, healing: Adopt
+) -> None:
+    one, broken_off = healing(autonomy="observe"), home[0].log_lines(chore="poll")
     n8n.calls_back = False
     hold = n8n.hold(one.workflow_id, "run", "before")
     gone = n8n.crash(one.workflow_id, node="Ask")
@@ -227,6 +229,7 @@ def test_a_run_that_is_deleted_meanwhile_is_passed_over(n8n: HealN8n, healing: A
     kept = n8n.crash(one.workflow_id, node="Ask")
 
     assert [error["execution"]["id"] for error in told(one)] == [kept]
+    assert home[0].log_lines(chore="poll") == broken_off
 
 
 def test_a_run_that_cannot_be_read_holds_up_no_other_and_is_read_later(n8n: HealN8n, healing: Adopt) -> None:
