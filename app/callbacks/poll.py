@@ -100,7 +100,7 @@ class Poll:
         """
         cursor = PollCursor.get(self._journal, self._n8n) or PollCursor(n8n=self._n8n)
         now_s = time.time()
-        is_fresh = now_s - cursor.begun_at_s < DUE * self._interval_s
+        is_fresh = abs(now_s - cursor.begun_at_s) < DUE * self._interval_s
         if (is_fresh and cursor.begun_at_s >= self._born_at_s) or not self._journal.find(Registration.KIND, limit=1):
             return None
         try:
@@ -116,46 +116,36 @@ class Poll:
 
     def _look(self, cursor: PollCursor, now_s: float) -> bool:
         """:returns: whether all that was found is dealt with."""
-        seen = cursor.seen
-        owners = _Owners(self._journal)
+        look = _Look(self._journal, oldest_s=now_s - self._keep_s + SKEW_S, seen=cursor.seen)
         # Before what has failed: what ends in between is in neither list else.
-        running: set[int] = set()
-        for status in _UNFINISHED:
-            for run in self._list(status, 0):
-                seen = max(seen, number_of(run))
-                if is_production(run) and owners.of(run):
-                    running.add(number_of(run))
-        found: dict[int, Execution] = {}
-        for status in FAILED:
-            for run in self._list(status, cursor.after):
-                seen = max(seen, number_of(run))
-                if self._may_be_told(run, owners, now_s):
-                    found[number_of(run)] = run
+        running = {number_of(run) for status in _UNFINISHED for run in self._list(status, 0) if look.is_ours(run)}
+        failed = (run for status in FAILED for run in self._list(status, cursor.after))
+        found = {number_of(run): run for run in failed if look.may_be_told(run)}
         left = set(cursor.unfinished) & running
         for number in sorted(set(cursor.unfinished) - running):
             ended = self._ended(number)
             if ended is None:
                 left.add(number)
-            elif ended.get("status") in FAILED and self._may_be_told(ended, owners, now_s):
+            elif ended.get("status") in FAILED and look.may_be_told(ended):
                 found[number] = ended
         after, reads = max(cursor.after, cursor.seen), 0
         for number in sorted(found):
             if reads >= RUNS_AT_ONCE:
                 after = max(cursor.after, min(after, number - 1))
-                left |= {waiting for waiting in found if number <= waiting <= after}
+                left |= {later for later in found if number <= later <= after}
                 break
             gevent.sleep(0)
             key = f"callback:exec:{number}"
-            if find_once(self._journal, key) is not None:
-                continue
-            reads += 1
-            if not self._tell(found[number], owners, key):
-                left.add(number)
+            if find_once(self._journal, key) is None:
+                reads += 1
+                if not self._tell(found[number], look, key):
+                    left.add(number)
         whole = reads < RUNS_AT_ONCE
         kept = sorted(left | {number for number in running if number <= after})
         if len(kept) > UNFINISHED_MAX:
             self._warn("more than %d runs of n8n's are unfinished; the oldest are not looked at", UNFINISHED_MAX)
-        put = cursor.put(after=after, unfinished=kept[-UNFINISHED_MAX:], seen=seen, begun_at_s=now_s if whole else 0.0)
+        begun_at_s = now_s if whole else 0.0
+        put = cursor.put(after=after, unfinished=kept[-UNFINISHED_MAX:], seen=look.seen, begun_at_s=begun_at_s)
         self._journal.commit(Change(puts=[put]))
         return whole
 
@@ -175,15 +165,6 @@ class Poll:
         if after or status in _UNFINISHED:
             self._warn(f"n8n has more than %d runs with status {status} to look at; older ones are not", PAGE * PAGES)
 
-    def _may_be_told(self, run: Execution, owners: _Owners, now_s: float) -> bool:
-        registration = owners.of(run) if is_production(run) else None
-        if registration is None or registration.stored_at is None:
-            return False
-        at_s = failed_at_s(run)
-        # Of what is older, the journal may have forgotten that a callback brought it.
-        oldest_s = max(registration.stored_at.timestamp() - SKEW_S, now_s - self._keep_s + SKEW_S)
-        return at_s is None or at_s >= oldest_s
-
     def _ended(self, number: int) -> Execution | None:
         """A run that was unfinished; ``None``: it still is, or cannot be read now."""
         try:
@@ -195,9 +176,9 @@ class Poll:
             return None
         return None if run.get("status") in _NOT_ENDED else run
 
-    def _tell(self, run: Execution, owners: _Owners, key: str) -> bool:
+    def _tell(self, run: Execution, look: _Look, key: str) -> bool:
         """Route the run's report; returns whether it is dealt with."""
-        registration = owners.of(run)
+        registration = look.owner(run)
         if registration is None:
             return True
         run_id, request_id = str(run["id"]), uuid.uuid4().hex
@@ -229,18 +210,36 @@ class Poll:
             log.warning(message, fact)
 
 
-class _Owners:
-    """The registrations in open sessions, each looked up once in a round."""
+class _Look:
+    """What a round knows of the runs it meets.
 
-    def __init__(self, journal: Journal) -> None:
+    :ivar seen: the highest id met.
+    """
+
+    def __init__(self, journal: Journal, *, oldest_s: float, seen: int) -> None:
+        self.seen = seen
         self._journal = journal
-        self._known: dict[str, Registration | None] = {}
+        self._oldest_s = oldest_s
+        self._owners: dict[str, Registration | None] = {}
 
-    def of(self, run: Execution) -> Registration | None:
+    def is_ours(self, run: Execution) -> bool:
+        self.seen = max(self.seen, number_of(run))
+        return is_production(run) and self.owner(run) is not None
+
+    def may_be_told(self, run: Execution) -> bool:
+        """Whether it is young enough, too: of what is older, it may be forgotten that a callback brought it."""
+        registration = self.owner(run) if self.is_ours(run) else None
+        if registration is None or registration.stored_at is None:
+            return False
+        at_s = failed_at_s(run)
+        return at_s is None or at_s >= max(registration.stored_at.timestamp() - SKEW_S, self._oldest_s)
+
+    def owner(self, run: Execution) -> Registration | None:
+        """The workflow's registration in an open session, looked up once in a round."""
         workflow_id = str(run.get("workflowId"))
-        if workflow_id not in self._known:
+        if workflow_id not in self._owners:
             registration = Registration.get(self._journal, workflow_id)
             session = self._journal.session(registration.session_id) if registration else None
             is_open = session is not None and session.state != "closed"
-            self._known[workflow_id] = registration if is_open else None
-        return self._known[workflow_id]
+            self._owners[workflow_id] = registration if is_open else None
+        return self._owners[workflow_id]
