@@ -58,7 +58,10 @@ class Chores:
             wait_s = chore.interval_s
             try:
                 lease = self._journal.acquire(f"chore:{chore.name}", self._holder, ttl_s=self._lease_s)
-                if lease is not None:
+                if lease is None:
+                    # Somebody is at it, or was when it died.
+                    wait_s = min(wait_s, self._lease_s)
+                else:
                     try:
                         wanted_s = chore.work()
                         wait_s = wait_s if wanted_s is None else min(wait_s, wanted_s)

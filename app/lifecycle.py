@@ -13,6 +13,7 @@ from app.agents.claude import ClaudeAgent
 from app.agents.claude_command import ClaudeOptions
 from app.agents.offline import OfflineAgent
 from app.callbacks.dead_letters import DeadLetters
+from app.callbacks.poll import Poll
 from app.callbacks.replays import Replays
 from app.callbacks.routing import Router
 from app.chores import Chore, Chores
@@ -68,7 +69,8 @@ class BridgeWorker:
         self.draining = False
         complete = notices.with_notices if settings.notify_url else None
         self.journal = SqliteJournal(settings.journal_path, opened=False, complete=complete)
-        self.workflows = _workflows(settings, self.journal)
+        self.n8n = _client(settings)
+        self.workflows = _workflows(self.n8n, self.journal)
         self.limits = Limits(settings, self.journal)
         transcripts = JournalTranscripts(self.journal)
         self.agent: Agent = agent or _agent(settings, transcripts)
@@ -80,7 +82,8 @@ class BridgeWorker:
         )
         self.connections = Connections(self.journal, holder=self.holder)
         settles_s = PUBLICATION_SETTLES_S if self.workflows.connected else 0.0
-        self.router = Router(self.journal, settles_s, max_live=settings.max_sessions)
+        polls = self.n8n is not None and settings.n8n_poll_interval_seconds > 0
+        self.router = Router(self.journal, settles_s, max_live=settings.max_sessions, polled=polls)
         self.dead_letters = DeadLetters(self.journal, self.router, autonomy)
         self.replays = Replays(
             self.journal, self.dead_letters, self.limits.callbacks, self.holder, lease_s=settings.lease_seconds
@@ -181,18 +184,35 @@ class BridgeWorker:
             if slept:
                 log.info("idle sessions fell asleep", extra={"sessions": slept})
 
-        return [
+        chores = [
             Chore("repairs", REPAIRS_INTERVAL_S, repairs, topic=DECISIONS),
             Chore("sweep", settings.session_sweep_seconds, sweep),
             Chore("notify", NOTIFY_INTERVAL_S, notifier.round, topic=notices.TOPIC),
             Chore("retention", RETENTION_INTERVAL_S, lambda: RETENTION_PAUSE_S if retention.round() else None),
         ]
+        if self.n8n is not None and self.router.polled:
+            poll = Poll(
+                self.journal,
+                self.n8n,
+                self.router,
+                n8n_url=str(settings.n8n_api_url),
+                editor_url=settings.n8n_editor_url,
+                interval_s=settings.n8n_poll_interval_seconds,
+                keep_s=settings.journal_retention_days * 86_400,
+            )
+            chores.append(Chore("poll", settings.n8n_poll_interval_seconds, poll.round))
+        return chores
 
 
-def _workflows(settings: Settings, journal: Journal) -> Workflows:
+def _client(settings: Settings) -> N8nClient | None:
     if settings.n8n_api_url is None or settings.n8n_api_key is None:
+        return None
+    return N8nClient(settings.n8n_api_url, settings.n8n_api_key)
+
+
+def _workflows(client: N8nClient | None, journal: Journal) -> Workflows:
+    if client is None:
         return Drafts(journal)
-    client = N8nClient(settings.n8n_api_url, settings.n8n_api_key)
     return ConnectedWorkflows(client, journal, error_workflow_id=error_workflow.remembered(client))
 
 

@@ -33,6 +33,7 @@ class ErrorReport:
     :ivar node_name: name of the failing node, where it is known.
     :ivar parent_id: id of the run that called this one as a sub-workflow.
     :ivar idempotency_key: ``exec:<id>``, else ``key:<what the header said>``, else empty.
+    :ivar failed_at_s: epoch seconds by n8n's clock, where n8n was asked; a callback does not tell.
     """
 
     workflow_id: str
@@ -44,6 +45,7 @@ class ErrorReport:
     node_name: str | None
     idempotency_key: str
     parent_id: str | None = None
+    failed_at_s: float | None = None
 
     @property
     def execution_id(self) -> str | None:

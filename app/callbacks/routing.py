@@ -11,6 +11,7 @@ from typing import Literal
 
 from gevent.lock import BoundedSemaphore
 
+from app.callbacks import triggers
 from app.callbacks.report import ErrorReport
 from app.errors import SessionNotFoundError
 from app.journal import Activity, Change, Committed, Journal, Limit, NewEvent, NewInput, Once, Put, events
@@ -62,12 +63,14 @@ class Router:
     """:ivar settles_s: for how long after a publication runs of the old version are still met.
     :ivar max_live: ``MAX_SESSIONS``. A repair wakes its session where fewer are live; else it is worked on all the
         same, for a callback is never refused for want of a place.
+    :ivar polled: n8n is asked for failures as well, so that one of a trigger may come twice; see ``triggers.py``.
     :ivar turnstiles: one lock for the reports of (about) one workflow. They all write its case, and among many at
     once each write would make all the others read and decide again."""
 
     journal: Journal
     settles_s: float = 0.0
     max_live: int = 0
+    polled: bool = False
     turnstiles: tuple[BoundedSemaphore, ...] = field(
         default_factory=lambda: tuple(BoundedSemaphore() for _ in range(64))
     )
@@ -106,6 +109,9 @@ class Router:
         context.note(session_id=registration.session_id)
         if incoming.replayed is None and incoming.limit is not None:
             incoming = replace(incoming, replayed=self._held(report))
+        trigger = self._trigger_note(incoming)
+        if trigger is not None and trigger.before:
+            return self._told_before(incoming, registration.session_id, trigger.put)
         signature = policy.signature(report.workflow_id, report.node_name, report.error)
         case = self._case(report.workflow_id, signature, session_id=registration.session_id)
         if self._is_echo(report):
@@ -128,7 +134,7 @@ class Router:
         appended = [_told(incoming, signature, case.count + 1, repair_id)]
         if taken.reason:
             appended.append(events.repair_blocked(report.workflow_id, signature, taken.reason))
-        puts = [case.put(**taken.case)]
+        puts = [case.put(**taken.case), *([trigger.put] if trigger is not None else [])]
         if begun and repair_id is not None:
             puts.append(_queued(incoming, registration, signature, repair_id, case.put(**taken.case)))
         undo = self._undo(case, registration) if taken.undo else []
@@ -216,6 +222,20 @@ class Router:
             only_version_id=repair.published_version_id,
         )
         return [rollback.put()]
+
+    def _trigger_note(self, incoming: _Incoming) -> triggers.Told | None:
+        if not self.polled:
+            return None
+        return triggers.take(self.journal, incoming.report, incoming.key, by_poll=incoming.source == "poll")
+
+    def _told_before(self, incoming: _Incoming, session_id: str, put: Put) -> Routed:
+        """A trigger's failure that came by its other way already."""
+        settled = incoming.replayed
+        more = [settled.put(state="replayed", session_id=session_id)] if settled is not None else []
+        answer = {"routed": True, "sessionId": session_id, "repair": "coalesced"}
+        once = Once(incoming.key, answer) if incoming.key else None
+        committed = self.journal.commit(Change(once=once, puts=[put, *more]))
+        return replace(_routed(committed, session_id, "coalesced"), duplicate=True)
 
     def _held(self, report: ErrorReport) -> DeadLetter | None:
         """The letter of an earlier try of this callback that was over the limit."""

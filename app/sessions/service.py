@@ -20,7 +20,6 @@ from app.journal import (
     Activity,
     Change,
     Committed,
-    Expect,
     Hold,
     Journal,
     NewInput,
@@ -29,6 +28,7 @@ from app.journal import (
     Put,
     Session,
     events,
+    find_once,
 )
 from app.journal.records import Autonomy, OpenConnection, Registration, Repair, RepairState, retry_stale
 from app.n8n import Workflows
@@ -45,8 +45,6 @@ ROOM_TRIES = 100
 """Each that is in vain means that somebody else's was not."""
 SLEEPERS_AT_ONCE = 200
 HOLDS = (Hold(OpenConnection.KIND, "session:"), Hold(Repair.KIND, "waiting:"))
-NEVER = Expect("never", "never", 1)
-"""A change that expects this writes nothing; what has taken its idempotency key is told before."""
 _ENDED = "Its session was ended."
 _ENDINGS: dict[RepairState, RepairState] = {
     "queued": "failed",
@@ -290,12 +288,10 @@ class Sessions:
 
         :raises RateLimitError: ``refused``; there is none.
         """
-        try:
-            if key is not None:
-                return self.journal.commit(Change(once=Once(key), expects=[NEVER])).seq
-        except StaleDocumentError:
-            pass
-        raise refused_by_change("messages", refused)
+        said = find_once(self.journal, key) if key is not None else None
+        if said is None:
+            raise refused_by_change("messages", refused)
+        return said.seq
 
     def _with_room(self, change: Change) -> Committed:
         """Commit what needs a place among the live sessions; each refusal puts an idle one to sleep, or is final."""
