@@ -113,6 +113,7 @@ class FakeN8n:
 
     :ivar http: what an HTTP Request node meets, by its ``url``: statuses (``500``) or network errors
         (``"ECONNREFUSED"``), one for each call, the last for good. Not listed: 200.
+    :ivar calls_loopback: an HTTP Request node really calls a ``url`` on loopback that ``http`` does not list.
     :ivar scopes: of the API key; ``None``: all.
     :ivar lists_credentials: whether this n8n has ``GET /credentials``.
     :ivar retry_pause_s, wait_s, give_up_s: stand in for the 5 s, 70 s and 24 h of the error workflow.
@@ -122,6 +123,7 @@ class FakeN8n:
         self.api_key, self.prefix, self.lag_s = api_key, prefix, lag_s
         self.scopes: set[str] | None = None
         self.lists_credentials = True
+        self.calls_loopback = False
         self.ready = True
         self.http: dict[str, list[int | str]] = {}
         self.retry_pause_s, self.wait_s, self.give_up_s = 0.02, 0.1, 10.0
@@ -622,7 +624,9 @@ class FakeN8n:
             message = parameters.get("errorMessage", "")
             raise NodeFailure({"name": "NodeOperationError", "message": message, "stack": message, "node": node})
         if kind == "httpRequest":
-            outcomes = self.http.get(parameters.get("url", ""), [200])
+            url = parameters.get("url", "")
+            is_near = self.calls_loopback and urlsplit(url).hostname == "127.0.0.1"
+            outcomes = self.http.get(url) or [_call(url) if is_near else 200]
             outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
             if outcome not in range(200, 300):
                 raise NodeFailure(_http_error(node, outcome))
@@ -880,6 +884,16 @@ def _reported(failed: Json, workflow: Json, run_id: str) -> Json:
         kept = ("id", "name", "type", "typeVersion", "retryOnFail", "maxTries")
         picked["node"] = {name: node[name] for name in kept if name in node}
     return {"workflow": workflow, "handlerExecutionId": run_id, shape: {**told, "error": picked}}
+
+
+def _call(url: str) -> int | str:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as exc:
+        return exc.code
+    except OSError:
+        return "ECONNREFUSED"
 
 
 def _post(url: str, body: Json, headers: dict[str, str]) -> int:
