@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import copy
+import itertools
 import json
 import re
 import signal
@@ -135,6 +136,7 @@ class FakeN8n:
         self.executions: dict[str, Json] = {}
         self.credentials: dict[str, Json] = {}
         self._faults: list[Fault] = []
+        self._run_ids = itertools.count(1)
         self._publication, self._runs, self._stopped = threading.Event(), threading.Event(), threading.Event()
         self._publication.set()
         self._runs.set()
@@ -541,7 +543,7 @@ class FakeN8n:
         result: Json = {"runData": run_data, "lastNodeExecuted": start}
         with self._lock:
             run: Json = {
-                "id": str(len(self.executions) + 1),
+                "id": str(next(self._run_ids)),
                 "finished": False,
                 "mode": mode,
                 "status": "running",
@@ -650,7 +652,7 @@ class FakeN8n:
 
     def _deliver(self, handler: Stored, version: Json, post: Json, stored: Stored, failed: Json) -> None:
         with self._lock:
-            run_id = str(len(self.executions) + 1)
+            run_id = str(next(self._run_ids))
             self.executions[run_id] = {
                 "id": run_id,
                 "finished": False,
