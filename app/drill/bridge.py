@@ -45,8 +45,8 @@ class Bridge:
         return told if isinstance(told, dict) else {}
 
     def call(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> dict[str, Any]:
-        """:param token: the session's; the operator's where it is left out."""
-        credential = token or self.access
+        """:param token: the session's; the operator's where it is left out, and none where it is empty."""
+        credential = self.access if token is None else token
         headers = {"Authorization": f"Bearer {credential}"} if credential else {}
         what = f"{method} {path}"
         try:

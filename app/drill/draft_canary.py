@@ -50,7 +50,7 @@ class DraftCanary:
         run_id = f"drill-{uuid.uuid4().hex[:8]}"
         secret = self._settings.n8n_callback_secret
         body = _callback(self.workflow_id, self._workflow["name"], run_id, node)
-        self._bridge.call("POST", "/callbacks/n8n/error", body, token=secret[0] if secret else None)
+        self._bridge.call("POST", "/callbacks/n8n/error", body, token=secret[0] if secret else "")
         self._timeline.add("broke", f'"{node["name"]}" got a 503: the drill calls back in n8n\'s place (run {run_id})')
 
     def show_healed(self) -> str:
@@ -96,7 +96,7 @@ def _asking(workflow: Workflow) -> dict[str, Any]:
 
 def _callback(workflow_id: str, name: str, run_id: str, node: dict[str, Any]) -> dict[str, Any]:
     """What n8n 2.41 reports of an HTTP Request that got a 503."""
-    message = "Service unavailable - try again later or consider setting this node to retry automatically (in the node settings)"
+    message = "Service unavailable - try again later or consider setting this node to retry automatically"
     error = {
         "name": "NodeApiError",
         "message": message,

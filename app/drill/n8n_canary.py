@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,12 +22,14 @@ from app.drill.timeline import Timeline
 from app.errors import WorkflowNotFoundError
 from app.n8n import Workflow
 from app.n8n.client import Execution, N8nClient
+from app.n8n.errors import N8nConflictError
 from app.n8n.workflows import find_node
 
 PRODUCTION_S = 15.0
 """n8n runs what was published some tenths of a second later."""
 RUN_S = 60.0
 CALL_S = 30.0
+REMOVALS = 3
 FOREIGN_S = 3_600.0
 """A canary that was made elsewhere may be in use for so long."""
 _ENDED = ("success", "error", "crashed", "canceled")
@@ -145,9 +146,18 @@ def create(client: N8nClient, service: Service, error_workflow_id: str) -> Workf
 
 def remove(client: N8nClient, workflow_id: str) -> None:
     """Nothing happens where it is gone."""
-    with suppress(WorkflowNotFoundError):
-        client.unpublish(workflow_id)
-        client.delete_workflow(workflow_id)
+    for left in reversed(range(REMOVALS)):
+        try:
+            client.unpublish(workflow_id)
+            client.delete_workflow(workflow_id)
+        except WorkflowNotFoundError:
+            return
+        except N8nConflictError:
+            # A repair that was on its way when its session was ended has published it once more.
+            if not left:
+                raise
+        else:
+            return
 
 
 def remove_leftovers(client: N8nClient) -> list[str]:
