@@ -216,6 +216,20 @@ def test_the_canary_is_auto_where_new_workflows_are_only_observed(drilling: Dril
     assert drilling(HEAL_AUTONOMY="observe").end() == 0
 
 
+def test_where_a_model_answers_the_canary_is_what_the_callback_tells_of_it(
+    drilling: Drilling, n8n: HealN8n, tmp_path: Path
+) -> None:
+    change = {"retryOnFail": True, "maxTries": 2}
+    (tmp_path / "any.json").write_text(json.dumps({"proposals": [{"nodes": {"Ask the service": change}}]}))
+    with planned_bridge(n8n, tmp_path, N8N_API_URL=None) as server:
+        settings = {"BIND": f"127.0.0.1:{server.port}", "N8N_CALLBACK_SECRET": SECRET}
+        run = drilling(AGENT="claude", ANTHROPIC_API_KEY="sk-fake", **settings)
+
+        assert run.end() == 0, (run.told, run.stderr)
+        assert run.steps == [step for step in DRAFTED if step != "asked"]
+        assert "registered by its id" in run.text("built")
+
+
 def test_a_wrong_access_token_is_told(drilling: Drilling) -> None:
     with BridgeServer({"ACCESS_TOKEN": ACCESS}) as server:
         run = drilling(BIND=f"127.0.0.1:{server.port}", ACCESS_TOKEN="another-access-token")
