@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import copy
+import itertools
 import json
 import re
 import signal
@@ -113,6 +114,7 @@ class FakeN8n:
 
     :ivar http: what an HTTP Request node meets, by its ``url``: statuses (``500``) or network errors
         (``"ECONNREFUSED"``), one for each call, the last for good. Not listed: 200.
+    :ivar calls_loopback: an HTTP Request node really calls a ``url`` on loopback that ``http`` does not list.
     :ivar scopes: of the API key; ``None``: all.
     :ivar lists_credentials: whether this n8n has ``GET /credentials``.
     :ivar calls_back: ``False``: n8n is killed each time before its error workflow has told of a failure.
@@ -123,6 +125,7 @@ class FakeN8n:
         self.api_key, self.prefix, self.lag_s = api_key, prefix, lag_s
         self.scopes: set[str] | None = None
         self.lists_credentials = True
+        self.calls_loopback = False
         self.ready = True
         self.calls_back = True
         self.http: dict[str, list[int | str]] = {}
@@ -135,6 +138,7 @@ class FakeN8n:
         self.executions: dict[str, Json] = {}
         self.credentials: dict[str, Json] = {}
         self._faults: list[Fault] = []
+        self._run_ids = itertools.count(1)
         self._publication, self._runs, self._stopped = threading.Event(), threading.Event(), threading.Event()
         self._callbacks = threading.Event()
         for open_gate in (self._publication, self._runs, self._callbacks):
@@ -612,7 +616,7 @@ class FakeN8n:
 
     def _begin(self, stored: Stored, version: Json, *, mode: str, retry_of: Json | None = None) -> Json:
         run: Json = {
-            "id": str(len(self.executions) + 1),
+            "id": str(next(self._run_ids)),
             "finished": False,
             "mode": mode,
             "status": "running",
@@ -694,7 +698,9 @@ class FakeN8n:
             message = parameters.get("errorMessage", "")
             raise NodeFailure({"name": "NodeOperationError", "message": message, "stack": message, "node": node})
         if kind == "httpRequest":
-            outcomes = self.http.get(parameters.get("url", ""), [200])
+            url = parameters.get("url", "")
+            is_near = self.calls_loopback and urlsplit(url).hostname == "127.0.0.1"
+            outcomes = self.http.get(url) or [_call(url) if is_near else 200]
             outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
             if outcome not in range(200, 300):
                 raise NodeFailure(_http_error(node, outcome))
@@ -720,7 +726,7 @@ class FakeN8n:
 
     def _deliver(self, handler: Stored, version: Json, post: Json, stored: Stored, failed: Json) -> None:
         with self._lock:
-            run_id = str(len(self.executions) + 1)
+            run_id = str(next(self._run_ids))
             self.executions[run_id] = {
                 "id": run_id,
                 "finished": False,
@@ -955,6 +961,16 @@ def _reported(failed: Json, workflow: Json, run_id: str) -> Json:
         kept = ("id", "name", "type", "typeVersion", "retryOnFail", "maxTries")
         picked["node"] = {name: node[name] for name in kept if name in node}
     return {"workflow": workflow, "handlerExecutionId": run_id, shape: {**told, "error": picked}}
+
+
+def _call(url: str) -> int | str:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as exc:
+        return exc.code
+    except OSError:
+        return "ECONNREFUSED"
 
 
 def _post(url: str, body: Json, headers: dict[str, str]) -> int:
