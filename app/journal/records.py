@@ -148,6 +148,7 @@ class Repair(Record):
     :ivar base_version_id: version of the workflow that the proposal was made on.
     :ivar trial_version_id: version of the draft that is or was tried; ``trial_run_id``: the run that tried it.
     :ivar expires_at_s: epoch seconds; a proposal that waits longer is ``expired``.
+    :ivar refusals: what its agent tried and may not: ``tool``, ``rule``, ``at``; see ``repairs/refusals.py``.
     """
 
     KIND = "repair"
@@ -173,6 +174,7 @@ class Repair(Record):
     expires_at_s: float = 0.0
     decided_by: str = ""
     reason: str = ""
+    refusals: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def key(self) -> str:
@@ -206,6 +208,7 @@ class Repair(Record):
             "executionId": self.trial_run_id or None,
             "decidedBy": self.decided_by or None,
             "reason": self.reason or None,
+            "refusals": self.refusals,
         }
 
 

@@ -143,7 +143,7 @@ def _decides(node: Mapping[str, Any], key: str) -> str:
 
 
 def _reach(name: str, old: Reach, new: Reach, known: set[str]) -> Iterator[Breach]:
-    for host in sorted(new.hosts - known):
+    for host in new.new_hosts(known):
         yield Breach(f"A repair may not bring in a new host ({host}).")
     for place in sorted(new.run_time - old.run_time):
         yield Breach(f'A repair may not leave it to the run which host "{name}" asks ({_cut(place)}).')

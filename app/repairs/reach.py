@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from app.repairs import code_reach
 
 MAX_TOKEN_CHARS = 100
+WITHOUT_TLS = " without TLS"
 _SKIPPED = frozenset({"id", "type", "typeVersion", "position", "webhookId", "credentials"})
 _CODE_KEYS = frozenset({"jsCode", "functionCode", "javascriptCode", "code"})
 _PYTHON_KEYS = frozenset({"pythonCode"})
@@ -45,6 +46,11 @@ class Reach:
     hosts: set[str] = field(default_factory=set)
     run_time: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
+
+    def new_hosts(self, known: set[str]) -> list[str]:
+        """Those that are not ``known``; one that is asked without TLS from now on says so."""
+        new = self.hosts - known
+        return sorted(host for host in new if host.removesuffix(WITHOUT_TLS) not in new - {host})
 
 
 def reach_of(node: Mapping[str, Any]) -> Reach:
@@ -140,7 +146,7 @@ def _authority(found: Reach, authority: str, *, tls: bool = True) -> None:
     if host:
         found.hosts.add(host[:MAX_TOKEN_CHARS])
         if not tls:
-            found.hosts.add(f"{host[:MAX_TOKEN_CHARS]} without TLS")
+            found.hosts.add(host[:MAX_TOKEN_CHARS] + WITHOUT_TLS)
 
 
 def _squeezed(expression: str) -> str:
