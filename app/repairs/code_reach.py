@@ -38,7 +38,7 @@ _PYTHON = re.compile(
     r"|subprocess|socket|urllib|requests|httpx|builtins|b64decode|fromhex)\b"
 )
 _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
-_MAX_DEPTH = 200
+_MAX_DEPTH = 10
 
 
 @dataclass(slots=True)
@@ -80,10 +80,14 @@ def _walk(root: Node, found: CodeReach) -> None:
                 _name(found, _unescaped(_source(node)))
             case "subscript_expression" if (index := node.child_by_field_name("index")) is not None:
                 _name(found, _text(index))
-            case "string" | "template_string" | "binary_expression" if (text := _text(node)) is not None:
-                found.texts.add(text)
-                # A sum's own parts are in its text; what stands in its holes is looked at all the same.
-                waiting += _holes(node)
+            case "string" | "template_string" | "binary_expression" if (operands := _operands(node)) is not None:
+                text = _joined(operands)
+                if text is not None:
+                    found.texts.add(text)
+                    # The texts among them have been read; what stands in holes is looked at all the same.
+                    waiting += [inner for operand in operands for inner in _unread(operand)]
+                else:
+                    waiting += operands
                 continue
             case "pair" if (key := node.child_by_field_name("key")) is not None:
                 value = node.child_by_field_name("value")
@@ -102,34 +106,58 @@ def _name(found: CodeReach, name: str | None) -> None:
 
 def _text(node: Node, depth: int = 0) -> str | None:
     """The text that the node is, with holes; ``None`` where it is no text."""
-    if depth > _MAX_DEPTH:
+    operands = _operands(node)
+    return None if operands is None else _joined(operands, depth)
+
+
+def _operands(node: Node) -> list[Node] | None:
+    """What is added up in it, in order; a text is a sum of one; ``None`` where it is neither."""
+    found: list[Node] = []
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        if one.type in ("parenthesized_expression", "computed_property_name") and len(one.named_children) == 1:
+            waiting.append(one.named_children[0])
+        elif one.type == "binary_expression" and len(one.children) == 3 and one.children[1].type == "+":
+            waiting += [one.children[2], one.children[0]]
+        else:
+            found.append(one)
+    return found if len(found) > 1 or found[0].type in ("string", "template_string") else None
+
+
+def _joined(operands: list[Node], depth: int = 0) -> str | None:
+    texts = [_literal(operand, depth) for operand in operands]
+    if all(text is None for text in texts):
         return None
+    return "".join(_hole(at) if text is None else text for at, text in zip(operands, texts, strict=True))
+
+
+def _literal(node: Node, depth: int) -> str | None:
     match node.type:
         case "string":
             return _unescaped(_source(node)[1:-1])
         case "template_string":
-            return "".join(_pieces(node))
-        case "parenthesized_expression" | "computed_property_name" if len(node.named_children) == 1:
-            return _text(node.named_children[0], depth + 1)
-        case "binary_expression" if any(child.type == "+" for child in node.children):
-            left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
-            if left is None or right is None:
-                return None
-            texts = _text(left, depth + 1), _text(right, depth + 1)
-            if texts == (None, None):
-                return None
-            return "".join(_hole(at) if text is None else text for at, text in zip((left, right), texts, strict=True))
+            return "".join(_pieces(node, depth))
     return None
 
 
-def _pieces(template: Node) -> Iterator[str]:
+def _unread(operand: Node) -> list[Node]:
+    match operand.type:
+        case "string":
+            return []
+        case "template_string":
+            return [child for child in operand.children if child.type == "template_substitution"]
+    return [operand]
+
+
+def _pieces(template: Node, depth: int) -> Iterator[str]:
     at = template.start_byte + 1
     source = template.text or b""
     for child in template.children:
         if child.type == "template_substitution":
             yield _unescaped(_between(source, template, at, child.start_byte))
             inner = child.named_children
-            text = _text(inner[0]) if len(inner) == 1 else None
+            text = _text(inner[0], depth + 1) if len(inner) == 1 and depth < _MAX_DEPTH else None
             yield _hole(child) if text is None else text
             at = child.end_byte
     yield _unescaped(_between(source, template, at, template.end_byte - 1))
@@ -137,16 +165,6 @@ def _pieces(template: Node) -> Iterator[str]:
 
 def _between(source: bytes, node: Node, start: int, end: int) -> str:
     return source[start - node.start_byte : end - node.start_byte].decode("utf-8", "replace")
-
-
-def _holes(node: Node, depth: int = 0) -> Iterator[Node]:
-    """The parts of a text that are none themselves."""
-    for child in node.named_children:
-        if depth > _MAX_DEPTH or _text(child) is None:
-            if child.type not in ("string_fragment", "escape_sequence"):
-                yield child
-        else:
-            yield from _holes(child, depth + 1)
 
 
 def _hole(node: Node) -> str:

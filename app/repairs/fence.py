@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.n8n.structure import is_trigger
-from app.repairs.reach import Reach, leaves, reach_of
+from app.repairs.reach import Reach, leaves, new_hosts, reach_of
 
 MAX_TRIES, MAX_WAIT_MS = 5, 5_000
 MAX_BREACHES = 20
@@ -64,12 +64,11 @@ def breaches(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Breach
     old, new = _by_name(before), _by_name(after)
     found += [Breach(f"A repair may not add a node ({_named(new[name])}).") for name in new if name not in old]
     found += [Breach(f'A repair may not remove a node ("{_cut(name)}").') for name in old if name not in new]
-    reaches = {name: reach_of(node) for name, node in old.items()}
-    known = {host for reach in reaches.values() for host in reach.hosts}
+    found += [Breach(f"A repair may not bring in a new host ({host}).") for host in new_hosts(before, after)]
     for name, node in new.items():
         if name in old:
             found += _node(_cut(name), old[name], node)
-        found += _reach(_cut(name), reaches.get(name, Reach()), reach_of(node), known)
+        found += _reach(_cut(name), reach_of(old.get(name, {})), reach_of(node))
     unique = {breach.rule: breach for breach in found}
     return sorted(unique.values(), key=lambda breach: not breach.never)[:MAX_BREACHES]
 
@@ -142,9 +141,7 @@ def _decides(node: Mapping[str, Any], key: str) -> str:
     return ""
 
 
-def _reach(name: str, old: Reach, new: Reach, known: set[str]) -> Iterator[Breach]:
-    for host in new.new_hosts(known):
-        yield Breach(f"A repair may not bring in a new host ({host}).")
+def _reach(name: str, old: Reach, new: Reach) -> Iterator[Breach]:
     for place in sorted(new.run_time - old.run_time):
         yield Breach(f'A repair may not leave it to the run which host "{name}" asks ({_cut(place)}).')
     for used in sorted(new.names - old.names):

