@@ -59,8 +59,7 @@ class ChatFence:
         :param after: is valid.
         """
         found = [*self._strong_nodes(before, after), *_error_workflow(before, after)]
-        if moved := moved_placeholders(before, after):
-            found += [*moved, "Use a credential of n8n for it."]
+        found += [f"{rule} Use a credential of n8n for it." for rule in moved_placeholders(before, after)]
         if self._is_tainted():
             found += self._reach(before, after)
         return list(dict.fromkeys(found))[:20]
