@@ -411,7 +411,7 @@ def test_behind_the_real_cli_it_is_the_same(tmp_path: Path) -> None:
                 one = Injected(server, n8n, tmp_path).plant(plant, wording(order.replace("$other", other)))
                 one.ended()
                 one.check_nothing_came_of_it()
-                assert len(one.data("tool_refused")) == 1
+                assert len(one.obeyed()) == 1
                 one.close()
             assert model.heard == 3
             assert not [request for request in n8n.requests if other in request.path]

@@ -13,7 +13,7 @@ from app.journal import Change, Claim
 from app.journal.records import Repair
 from app.n8n import Workflow
 from app.n8n.drafts import Drafts
-from app.repairs.decisions import Decisions
+from app.repairs.publication import Publication
 from app.repairs.refusals import RefusedError
 from app.tools.catalog import Catalog, TurnCatalog
 from tests.turns.bench import Bench, bench_in, two_nodes
@@ -44,8 +44,8 @@ class Turn:
         self.claim: Claim = claim
         bench.journal.commit(Change(puts=[self.repair.put(state="running")], fences=[claim.lease]))
         self.workflows = BusyDrafts(bench.journal)
-        decisions = Decisions(bench.journal, self.workflows, "worker")
-        catalog = Catalog(bench.journal, self.workflows, decisions, "auto")
+        publication = Publication(bench.journal, self.workflows, "worker")
+        catalog = Catalog(bench.journal, self.workflows, publication, "auto")
         self.tools: TurnCatalog = catalog.tools_for(claim, turn_id="turn")
 
     @property
