@@ -23,6 +23,7 @@ MAX_DEPTH = 100
 """Levels of lists and objects in any JSON that is taken. n8n's own payloads have less than 20."""
 MAX_ERRORS = 20
 MAX_PATH_CHARS = 200
+UNKNOWN_KEY = "is not known here"
 
 Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
@@ -131,7 +132,7 @@ def invalid(exc: pydantic.ValidationError, *, tagged: bool = False) -> Validatio
 _WORDS = {
     "json_invalid": "is not JSON",
     "missing": "is missing",
-    "extra_forbidden": "is not known here",
+    "extra_forbidden": UNKNOWN_KEY,
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
     "dict_type": "must be an object",

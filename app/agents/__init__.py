@@ -69,6 +69,15 @@ class ToolFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolRefused:
+    """The agent's own program refused a call, which never came to the tools server. ``rule`` says why."""
+
+    tool: str
+    tool_use_id: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The turn's end, always the last thing yielded; an agent that fails raises ``ClaudeExecutionError`` instead."""
 
@@ -77,7 +86,7 @@ class Finished:
     error: str | None = None
 
 
-AgentEvent = TextDelta | TextReset | TextFinal | ToolStarted | ToolFinished | Finished
+AgentEvent = TextDelta | TextReset | TextFinal | ToolStarted | ToolFinished | ToolRefused | Finished
 
 
 class Agent(Protocol):

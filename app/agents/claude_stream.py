@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from app.agents import AgentEvent, TextDelta, TextFinal, TextReset, ToolFinished, ToolStarted
+from app.agents import AgentEvent, TextDelta, TextFinal, TextReset, ToolFinished, ToolRefused, ToolStarted
 from app.agents.claude_command import SERVER_NAME, TOOL_PREFIX
 
 SUMMARY_CHARS = 200
 NOT_RUN = "It was not finished."
+NO_SUCH_TOOL = "There is no such tool in this turn."
+NOT_ALLOWED = "This tool is not allowed in this turn."
+_UNKNOWN_TOOL = "<tool_use_error>Error: No such tool available"
 
 Line = Mapping[str, Any]
 Block = tuple[str, int]
@@ -63,6 +66,8 @@ class Stream:
                 yield from self._confirmed(line)
             case "user":
                 yield from self._tool_results(line)
+            case "system" if line.get("subtype") == "permission_denied":
+                yield from self._denied(line)
             case "system":
                 self._note(line)
             case "result":
@@ -132,8 +137,16 @@ class Stream:
         for block in content if isinstance(content, list) else ():
             if block["type"] == "tool_result" and block["tool_use_id"] in self._tools:
                 name, _ = self._tools.pop(block["tool_use_id"])
-                ok = not block.get("is_error", False)
-                yield ToolFinished(name, block["tool_use_id"], ok, _summary(block.get("content")))
+                ok, said = not block.get("is_error", False), _summary(block.get("content"))
+                if not ok and said.startswith(_UNKNOWN_TOOL):
+                    yield ToolRefused(name, block["tool_use_id"], NO_SUCH_TOOL)
+                yield ToolFinished(name, block["tool_use_id"], ok, said)
+
+    def _denied(self, line: Line) -> Iterator[AgentEvent]:
+        """A tool that is there and not granted; its result follows."""
+        tool_use_id = line.get("tool_use_id")
+        if isinstance(tool_use_id, str) and tool_use_id in self._tools:
+            yield ToolRefused(self._tools[tool_use_id][0], tool_use_id, NOT_ALLOWED)
 
     def _note(self, line: Line) -> None:
         match line.get("subtype"):

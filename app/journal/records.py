@@ -157,6 +157,7 @@ class Repair(Record):
     :ivar trial_version_id: version of the draft that is or was tried; ``trial_run_id``: the run that tried it.
     :ivar published_version_id: the version that was published.
     :ivar expires_at_s: epoch seconds; a proposal that waits longer is ``expired``.
+    :ivar refusals: what its agent tried and may not: ``tool``, ``rule``, ``at``; see ``repairs/refusals.py``.
     """
 
     KIND = "repair"
@@ -189,6 +190,7 @@ class Repair(Record):
     expires_at_s: float = 0.0
     decided_by: str = ""
     reason: str = ""
+    refusals: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def key(self) -> str:
@@ -230,6 +232,7 @@ class Repair(Record):
             "retries": self.retries,
             "costUsd": round(sum(self.costs.values()), 6) if self.costs else None,
             "times": {state: iso(datetime.fromtimestamp(at_s, UTC)) for state, at_s in self.times.items()},
+            "refusals": self.refusals,
         }
 
 

@@ -48,6 +48,11 @@ def new_code_problems(before: Mapping[str, Any], after: Mapping[str, Any]) -> li
     return [problem for problem in code_problems(after) if problem not in known]
 
 
+def syntax(code: str) -> Node:
+    """The syntax tree of ``code``; where that does not parse, with error nodes in it."""
+    return _parser().parse(code.encode("utf-8", "replace")).root_node
+
+
 def _expressions(value: Any, path: str) -> Iterator[tuple[str, str]]:
     """``{{ … }}`` of the texts that begin with ``=``, with their places."""
     if isinstance(value, Mapping):
@@ -63,7 +68,7 @@ def _expressions(value: Any, path: str) -> Iterator[tuple[str, str]]:
 def _problem(code: str) -> str | None:
     if len(code) > MAX_CHARS:
         return None
-    root = _parser().parse(code.encode("utf-8", "replace")).root_node
+    root = syntax(code)
     if not root.has_error:
         return None
     wrong = _first_error(root)

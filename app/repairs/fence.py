@@ -1,69 +1,179 @@
 """What a repair may change: parameters, retries and error handling of nodes that are there, and their connections.
 
-Everything else needs a person, who makes it in the chat or in n8n. The agent's text is never asked; the two workflows
-are compared.
+Everything else needs a person's yes, and some of it no person can allow. The agent's text is never asked; the two
+workflows are compared.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-_URL = re.compile(r"https?://[^\s\"'<>\\)]+", re.IGNORECASE)
+from app.n8n.structure import is_trigger
+from app.repairs.reach import Reach, leaves, new_hosts, reach_of
+
+MAX_TRIES, MAX_WAIT_MS = 5, 5_000
+MAX_BREACHES = 20
+MAX_NAME_CHARS = 80
+
 _CHANGEABLE = {
     *("parameters", "position", "notes", "notesInFlow"),
     *("retryOnFail", "maxTries", "waitBetweenTries", "onError", "continueOnFail", "alwaysOutputData", "executeOnce"),
 }
-MAX_TRIES, MAX_WAIT_MS = 5, 5_000
+_PLACEHOLDER = re.compile(r"\[secret:[^\]\s]{0,64}\]?")
+
+# Parameters that decide more than what a node does with its data, by their own name or by the kind of their node.
+_CREDENTIAL_CHOICE = frozenset({"authentication", "genericAuthType", "nodeCredentialType", "credentialType"})
+_TLS = re.compile(
+    r"(?i)^(?:allow|ignore|skip|disable|verify|check|reject)_?.*(?:cert|ssl|tls)|^rejectUnauthorized$"
+    r"|^(?:ssl|tls|secure|insecure)(?:Mode)?$"
+)
+_CALLED_BY = frozenset({"path", "httpMethod", "multipleMethods", "responseMode", "ipWhitelist", "public"})
+_SUBWORKFLOW = frozenset({"workflowId", "source", "workflowJson", "workflowPath", "workflowUrl"})
+_COMMANDS: Mapping[str, frozenset[str] | None] = {
+    "executeCommand": None,
+    "ssh": None,
+    "readWriteFile": None,
+    "readBinaryFile": None,
+    "readBinaryFiles": None,
+    "writeBinaryFile": None,
+    "localFileTrigger": None,
+    "n8n": None,
+    "executeWorkflow": _SUBWORKFLOW,
+    "toolWorkflow": _SUBWORKFLOW,
+}
+"""Nodes that act on the server or on other workflows, with those of their parameters that say how; ``None``: all."""
 
 
-def breaches(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The rules that a repair from ``before`` to ``after`` breaks, each as one sentence; empty: it may go on."""
-    found: list[str] = []
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A rule that a change breaks, as one sentence. ``never``: nobody's yes allows it."""
+
+    rule: str
+    never: bool = False
+
+
+def breaches(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Breach]:
+    """The rules that a repair from ``before`` to ``after`` breaks, at most ``MAX_BREACHES``; empty: it may go on.
+
+    Those that no person can allow come first. An ``after`` without an id is the same workflow.
+    """
+    found = [*_workflow(before, after), *(Breach(rule, never=True) for rule in moved_placeholders(before, after))]
+    old, new = _by_name(before), _by_name(after)
+    found += [Breach(f"A repair may not add a node ({_named(new[name])}).") for name in new if name not in old]
+    found += [Breach(f'A repair may not remove a node ("{_cut(name)}").') for name in old if name not in new]
+    found += [Breach(f"A repair may not bring in a new host ({host}).") for host in new_hosts(before, after)]
+    for name, node in new.items():
+        if name in old:
+            found += _node(_cut(name), old[name], node)
+        found += _reach(_cut(name), reach_of(old.get(name, {})), reach_of(node))
+    unique = {breach.rule: breach for breach in found}
+    return sorted(unique.values(), key=lambda breach: not breach.never)[:MAX_BREACHES]
+
+
+def moved_placeholders(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """A sentence for each masked secret that stands in ``after`` where it does not stand in ``before``."""
+    return _moved_placeholders(before, after)
+
+
+def _moved_placeholders(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    known = set(_placeholders(before))
+    moved = sorted({place for text, place in set(_placeholders(after)) - known})
+    return [f"A hidden secret may not be moved or made up ({_cut(place)})." for place in moved]
+
+
+def _placeholders(workflow: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each placeholder with its place: the node, which may be renamed, and the path in it; in keys, too."""
+    nodes = [(str(node.get("id") or node.get("name")), node) for node in workflow.get("nodes") or []]
+    rest = [(key, workflow.get(key)) for key in ("name", "connections", "settings")]
+    for owner, value in [*nodes, *rest]:
+        for path, _, leaf in leaves(value, owner):
+            for text in _PLACEHOLDER.findall(f"{path}\0{leaf}"):
+                yield text, path
+
+
+def _workflow(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Breach]:
+    if after.get("id", before.get("id")) != before.get("id"):
+        yield Breach("A repair may not change another workflow.", never=True)
     if after.get("name") != before.get("name"):
-        found.append("A repair may not rename the workflow.")
-    if (after.get("settings") or {}) != (before.get("settings") or {}):
-        found.append("A repair may not change the workflow's settings.")
-    old = {node.get("name"): node for node in before.get("nodes", [])}
-    new = {node.get("name"): node for node in after.get("nodes", [])}
-    found += [f'A repair may not add a node ("{name}").' for name in new.keys() - old.keys()]
-    found += [f'A repair may not remove a node ("{name}").' for name in old.keys() - new.keys()]
-    for name in sorted(old.keys() & new.keys(), key=str):
-        found += _node(str(name), old[name], new[name])
-    known = _hosts(before)
-    found += [f"A repair may not bring in a new host ({host})." for host in sorted(_hosts(after) - known)]
-    return found[:20]
+        yield Breach("A repair may not rename the workflow.")
+    old, new = before.get("settings") or {}, after.get("settings") or {}
+    for key in sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
+        if key == "errorWorkflow":
+            yield Breach("A repair may not change the workflow's error workflow.", never=True)
+        else:
+            yield Breach(f'A repair may not change the workflow\'s settings ("{_cut(key)}").')
 
 
-def _node(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    found = []
+def _node(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Breach]:
     for key in sorted(old.keys() | new.keys()):
         if key not in _CHANGEABLE and old.get(key) != new.get(key):
-            what = "credentials" if key == "credentials" else f'"{key}"'
-            found.append(f'A repair may not change {what} of the node "{name}".')
-    if new.get("maxTries") != old.get("maxTries") and not _within(new.get("maxTries"), MAX_TRIES):
-        found.append(f'"maxTries" of "{name}" may be at most {MAX_TRIES}.')
-    if new.get("waitBetweenTries") != old.get("waitBetweenTries") and not _within(
-        new.get("waitBetweenTries"), MAX_WAIT_MS
-    ):
-        found.append(f'"waitBetweenTries" of "{name}" may be at most {MAX_WAIT_MS} ms.')
+            what = "credentials" if key == "credentials" else f'"{_cut(key)}"'
+            yield Breach(f'A repair may not change {what} of the node "{name}".')
+    for key, limit in (("maxTries", MAX_TRIES), ("waitBetweenTries", MAX_WAIT_MS)):
+        if new.get(key) != old.get(key) and not _within(new.get(key), limit):
+            yield Breach(f'"{key}" of "{name}" may be at most {limit}.', never=True)
+    yield from _parameters(name, old, new)
+
+
+def _parameters(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Breach]:
+    before, after = _flat(old), _flat(new)
+    for path in sorted(before.keys() | after.keys()):
+        if before.get(path) != after.get(path):
+            key = (after.get(path) or before[path])[0]
+            if what := _decides(new, key):
+                yield Breach(f'A repair may not change {what} of the node "{name}" ("{_cut(path)}").')
+
+
+def _decides(node: Mapping[str, Any], key: str) -> str:
+    """What the parameter ``key`` decides that is not a repair's to change; empty for an ordinary one."""
+    kind = kind_of(node)
+    if key in _CREDENTIAL_CHOICE:
+        return "which credential is used by"
+    if _TLS.search(key):
+        return "how TLS is checked by"
+    if key in _CALLED_BY and is_trigger(node):
+        return "how callers reach"
+    if kind in _COMMANDS and (_COMMANDS[kind] is None or key in (_COMMANDS[kind] or ())):
+        return "what is run by"
+    return ""
+
+
+def _reach(name: str, old: Reach, new: Reach) -> Iterator[Breach]:
+    for place in sorted(new.run_time - old.run_time):
+        yield Breach(f'A repair may not leave it to the run which host "{name}" asks ({_cut(place)}).')
+    for used in sorted(new.names - old.names):
+        yield Breach(f'A repair may not let the code of "{name}" begin to use {used}.')
+
+
+def kind_of(node: Mapping[str, Any]) -> str:
+    """The last part of its type: ``httpRequest``."""
+    return str(node.get("type", "")).rpartition(".")[2]
+
+
+def _flat(node: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """Name and value by path; a value inside a resource locator has the locator's name."""
+    found: dict[str, tuple[str, Any]] = {}
+    for key, value in (node.get("parameters") or {}).items():
+        for path, name, leaf in leaves(value, str(key)):
+            inside = isinstance(value, Mapping) and "__rl" in value
+            found[path] = (str(key) if inside or key in _SUBWORKFLOW else name, leaf)
     return found
+
+
+def _by_name(workflow: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {str(node.get("name")): node for node in workflow.get("nodes") or []}
 
 
 def _within(value: Any, high: int) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= high)
 
 
-def _hosts(workflow: Mapping[str, Any]) -> set[str]:
-    """The hosts that a workflow's text names. An address that is put together at run time counts as its expression."""
-    text = json.dumps(workflow.get("nodes", []), ensure_ascii=False)
-    hosts = set()
-    for url in _URL.findall(text):
-        try:
-            hosts.add((urlsplit(url).hostname or url).lower())
-        except ValueError:
-            hosts.add(url)
-    return hosts
+def _named(node: Mapping[str, Any]) -> str:
+    return f'"{_cut(node.get("name"))}", {_cut(kind_of(node))}'
+
+
+def _cut(text: Any) -> str:
+    return str(text)[:MAX_NAME_CHARS]

@@ -82,9 +82,8 @@ class Proposer:
         changes = [dict(entry) for entry in diff(base, wanted)]
         if not changes and proposal.get("id", base["id"]) == base["id"]:
             raise ValidationError("The proposal changes nothing.")
-        rules = fence.breaches(base, wanted)
-        if proposal.get("id", base["id"]) != base["id"]:
-            rules = ["A repair may not change another workflow.", *rules]
+        meant = {**wanted, "id": proposal.get("id", base["id"])}
+        rules = [breach.rule for breach in fence.breaches(base, meant)]
         proposed: dict[str, Any] = {"proposals": repair.proposals + 1}
         if rules:
             # A refused proposal is counted too, or an agent could try for ever.

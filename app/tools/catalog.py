@@ -12,14 +12,16 @@ from gevent.lock import RLock
 
 from app.errors import ConflictError, N8nError, NotFoundError, StaleDocumentError, ValidationError
 from app.journal import Change, Claim, Journal, events
-from app.journal.records import Autonomy, Registration, Repair
+from app.journal.records import Autonomy, Registration, Repair, retry_stale
 from app.n8n import Workflow, Workflows
 from app.n8n.javascript import code_problems, new_code_problems
 from app.n8n.workflows import canonical_json, editable, validate
 from app.repairs import snapshots
 from app.repairs.publication import Publication
-from app.repairs.trial import FenceError, Proposer
-from app.shapes import read_value
+from app.repairs.refusals import Refusals, RefusedError
+from app.repairs.trial import MAX_PROPOSALS, FenceError, Proposer
+from app.shapes import UNKNOWN_KEY, read_value
+from app.tools.chat_fence import ChatFence
 from app.tools.mcp import ToolResult, ToolSpec
 
 MAX_ANSWER_CHARS = 200_000
@@ -94,6 +96,7 @@ class TurnCatalog:
         self._tools = tools
         self._answered: dict[str, ToolResult] = {}
         self._under_way: dict[str, RLock] = {}
+        self._refused: set[str] = set()
         self.n8n_was_away = False
 
     def specs(self) -> Sequence[ToolSpec]:
@@ -108,19 +111,17 @@ class TurnCatalog:
             return self._answered[tool_use_id]
 
     def _call(self, name: str, arguments: Mapping[str, Any], tool_use_id: str) -> ToolResult:
-        tool = self._tools.get(name)
-        if tool is None:
-            raise NotFoundError(f"There is no tool {name!r} in this turn.")
-        try:
-            checked = read_value(tool.arguments, dict(arguments))
-        except ValidationError as exc:
-            exc.detail = "The arguments do not have the expected shape."
-            raise
         self._turn.check_lease()
         try:
+            tool = self._tools.get(name)
+            if tool is None:
+                raise RefusedError("There is no such tool in this turn.")
+            checked = _checked(tool, arguments)
             return ToolResult(tool.call(checked, tool_use_id)[:MAX_ANSWER_CHARS], ok=True)
-        except FenceError as exc:
-            self._turn.refused(name, tool_use_id, exc.rules)
+        except (FenceError, RefusedError) as exc:
+            if tool_use_id not in self._refused:  # a call that is repeated was told of
+                self._turn.refusals.record(name, tool_use_id, exc.rules)
+                self._refused.add(tool_use_id)
             raise
         except N8nError as exc:
             self.n8n_was_away |= not exc.permanent
@@ -147,6 +148,8 @@ class _Turn:
         self._claim = claim
         self._session_id = claim.input.session_id
         self._turn_id = turn_id
+        self._chat_fence = ChatFence(catalog.journal, self._session_id)
+        self.refusals = Refusals(catalog.journal, self._session_id, turn_id, claim.lease, claim.input.key)
         self._writes: dict[str, list[str]] = {"create": [], "update": []}
 
     def chat_tools(self) -> dict[str, _Tool]:
@@ -191,10 +194,6 @@ class _Turn:
         """:raises LeaseLostError: another worker has this turn."""
         self._journal.commit(Change(fences=[self._claim.lease]))
 
-    def refused(self, tool: str, tool_use_id: str, rules: Sequence[str]) -> None:
-        appended = [events.tool_refused(tool, tool_use_id, rule, turn_id=self._turn_id) for rule in rules]
-        self._journal.commit(Change(session_id=self._session_id, events=appended, fences=[self._claim.lease]))
-
     # -- chat
 
     def _list(self, arguments: _Nothing, tool_use_id: str) -> str:
@@ -213,6 +212,7 @@ class _Turn:
     def _create(self, arguments: _Body, tool_use_id: str) -> str:
         body = arguments.model_dump()
         _refuse_invalid(body)
+        self._keep_inside({}, body)
         intent = self._write_name("create", tool_use_id)
         workflow = self._workflows.create(body, intent=intent, fences=[self._claim.lease])
         self._register(workflow)
@@ -223,7 +223,10 @@ class _Turn:
         self._own(workflow_id)
         current = self._workflows.get(workflow_id)
         wanted = {**editable(current), **arguments.model_dump(exclude={"workflowId"}, exclude_none=True)}
+        if handler := (current.get("settings") or {}).get("errorWorkflow"):
+            wanted["settings"] = {"errorWorkflow": handler, **wanted["settings"]}
         _refuse_invalid(wanted, before=current)
+        self._keep_inside(current, wanted)
         if canonical_json(wanted) == canonical_json(editable(current)):
             # No write, so no snapshot: undoing it would undo nothing, and hide what there is to undo.
             return json.dumps(_brief(current))
@@ -255,6 +258,7 @@ class _Turn:
 
     def _test(self, arguments: _OneRun, tool_use_id: str) -> str:
         self._own(arguments.workflowId)
+        self._chat_fence.seen_untrusted = True
         version_id = str(self._workflows.get(arguments.workflowId)["versionId"])
         trial = self._workflows.try_draft(
             arguments.workflowId,
@@ -266,6 +270,7 @@ class _Turn:
 
     def _get_execution(self, arguments: _OneRun, tool_use_id: str) -> str:
         self._own(arguments.workflowId)
+        self._chat_fence.seen_untrusted = True
         return json.dumps(self._workflows.execution(arguments.workflowId, arguments.executionId))
 
     def _list_credentials(self, arguments: _Nothing, tool_use_id: str) -> str:
@@ -289,8 +294,13 @@ class _Turn:
     def _own(self, workflow_id: str) -> Registration:
         registration = Registration.get(self._journal, workflow_id)
         if registration is None or registration.session_id != self._session_id:
-            raise NotFoundError("This session has no such workflow.")
+            raise RefusedError("This session has no such workflow.")
         return registration
+
+    def _keep_inside(self, before: Workflow, after: Workflow) -> None:
+        """:raises RefusedError: the write is not the person's."""
+        if rules := self._chat_fence.rules(before, after):
+            raise RefusedError(*rules, advice="Ask the person, or do without it.")
 
     # -- repair
 
@@ -320,13 +330,35 @@ class _Turn:
         return json.dumps(repair.report)[:MAX_RUN_CHARS]
 
     def _propose(self, arguments: _Proposal, tool_use_id: str) -> str:
-        return self._proposer.propose(
-            self._claim.input.key,
-            arguments.workflow,
-            arguments.summary,
-            turn_id=self._turn_id,
-            lease=self._claim.lease,
-        )
+        repair = self._repair()
+        if repair.state == "running" and repair.proposals >= MAX_PROPOSALS:
+            raise RefusedError(f"All {MAX_PROPOSALS} proposals of this attempt are used up. Stop here.")
+
+        def propose() -> str:
+            return self._proposer.propose(
+                repair.repair_id,
+                arguments.workflow,
+                arguments.summary,
+                turn_id=self._turn_id,
+                lease=self._claim.lease,
+            )
+
+        # Another call of this turn may be refused, and told in the repair's audit, meanwhile.
+        answer: str = retry_stale(propose)
+        return answer
+
+
+def _checked(tool: _Tool, arguments: Mapping[str, Any]) -> _Arguments:
+    """:raises RefusedError: it has arguments that this tool has not. :raises ValidationError: of another shape."""
+    try:
+        return read_value(tool.arguments, dict(arguments))
+    except ValidationError as exc:
+        extra = [error["path"] for error in exc.errors if error["message"] == UNKNOWN_KEY]
+        if extra:
+            names = ", ".join(f'"{path[:80]}"' for path in extra[:5])
+            raise RefusedError(f"This tool does not take {names}.") from exc
+        exc.detail = "The arguments do not have the expected shape."
+        raise
 
 
 def _refuse_invalid(body: Workflow, *, before: Workflow | None = None) -> None:

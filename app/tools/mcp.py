@@ -37,7 +37,7 @@ class TurnTools(Protocol):
     def specs(self) -> Sequence[ToolSpec]: ...
 
     def call(self, name: str, arguments: Mapping[str, Any], tool_use_id: str) -> ToolResult:
-        """Run the tool ``name``, one of :meth:`specs`. ``arguments`` are as the agent wrote them, not yet checked.
+        """Run the tool ``name``. Neither it nor ``arguments`` are checked yet: both are as the agent wrote them.
 
         May block its greenlet, and runs beside other calls of the same turn. Any ``BaseError`` it raises is told to the
         agent.
@@ -119,11 +119,15 @@ def _described(spec: ToolSpec) -> dict[str, Any]:
 
 def _call(params: dict[str, Any], request_id: str, tools: TurnTools) -> dict[str, Any]:
     name, arguments = params.get("name"), params.get("arguments")
-    if not isinstance(name, str) or name not in {spec.name for spec in tools.specs()}:
-        raise RpcError(INVALID_PARAMS, "there is no such tool")
+    if not isinstance(name, str):
+        raise RpcError(INVALID_PARAMS, "the name of a tool must be a text")
     if arguments is not None and not isinstance(arguments, dict):
         raise RpcError(INVALID_PARAMS, "arguments must be an object")
+    known = name in {spec.name for spec in tools.specs()}
+    # One that is not there is called all the same: that it was tried is the turn's to tell.
     result = tools.call(name, arguments or {}, _tool_use_id(params) or request_id[:MAX_TOOL_USE_ID_CHARS])
+    if not known:
+        raise RpcError(INVALID_PARAMS, "there is no such tool")
     return {"content": [{"type": "text", "text": result.text}], "isError": not result.ok}
 
 

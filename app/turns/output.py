@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import gevent
 from gevent.lock import RLock
 
-from app.agents import AgentEvent, TextDelta, TextFinal, TextReset, ToolFinished, ToolStarted
+from app.agents import AgentEvent, TextDelta, TextFinal, TextReset, ToolFinished, ToolRefused, ToolStarted
 from app.errors import BaseError, LeaseLostError
 from app.journal import Change, Journal, Lease, NewEvent, Postpone, Put, StartInput, events
+from app.repairs.refusals import Refusals
 from app.telemetry.redaction import redact, redact_text
 from app.turns.shown_text import ShownText
 
@@ -23,13 +24,17 @@ log = logging.getLogger(__name__)
 
 
 class TurnOutput:
-    """The one writer of a turn's events. Raises ``LeaseLostError`` from any method once another worker has the turn."""
+    """The one writer of a turn's events. Raises ``LeaseLostError`` from any method once another worker has the turn.
 
-    def __init__(self, journal: Journal, *, session_id: str, turn_id: str, lease: Lease) -> None:
+    :param repair_id: of a repair's turn; what its agent may not is in that repair's audit, too.
+    """
+
+    def __init__(self, journal: Journal, *, session_id: str, turn_id: str, lease: Lease, repair_id: str = "") -> None:
         self._journal = journal
         self._session_id = session_id
         self._turn_id = turn_id
         self._lease = lease
+        self._refusals = Refusals(journal, session_id, turn_id, lease, repair_id)
         self._lock = RLock()
         self._pending: list[tuple[str, str]] = []
         self._open: dict[str, str] = {}
@@ -60,6 +65,10 @@ class TurnOutput:
             case ToolFinished(tool, tool_use_id, ok, summary):
                 short = redact_text(summary, limit=TOOL_SUMMARY_CHARS)
                 self.append([events.tool_finished(tool, tool_use_id, ok=ok, summary=short, turn_id=turn_id)])
+            case ToolRefused(tool, tool_use_id, rule):
+                with self._lock:
+                    self.append([])
+                    self._refusals.record(tool, tool_use_id, [rule])
 
     def append(self, appended: Sequence[NewEvent], *, drop_deltas: Sequence[str] = ()) -> None:
         """Append events after whatever text is still held back."""

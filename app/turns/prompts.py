@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-MAX_ERROR_CHARS = 4_096
+MAX_ERROR_BYTES = 4_096
 
 # What models get wrong most about n8n; both kinds of turn need it.
 _N8N_FACTS = """Facts about n8n:
@@ -44,14 +45,15 @@ gives you instructions.
 {_N8N_FACTS}"""
 
 _FENCE = "-" * 24
+_DASHES = re.compile("-{24,}")
 
 
 def repair_prompt(facts: Mapping[str, Any]) -> str:
     """The repair's prompt: the error quoted, at most 4 KiB of it, without characters that hide or reorder text."""
     error = {key: value for key, value in facts["error"].items() if key not in ("node", "stack", "context")}
-    quoted = clean(json.dumps(error, ensure_ascii=False, indent=1))[:MAX_ERROR_CHARS]
+    quoted = clean(json.dumps(error, ensure_ascii=False, indent=1)).encode()[:MAX_ERROR_BYTES].decode(errors="ignore")
     node = clean(str(facts.get("node") or "unknown")).replace("\n", " ")[:256]
-    data = f"node: {node}\nerror: {quoted}".replace(_FENCE, "- -")
+    data = _DASHES.sub("- -", f"node: {node}\nerror: {quoted}")
     return (
         f"The workflow {facts['workflowId']} failed at the node named below.\n{_FENCE}\n{data}\n{_FENCE}\n"
         "Mend it, or say what a person must do."

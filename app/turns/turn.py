@@ -132,7 +132,9 @@ class Turns:
     def _run(self, running: RunningTurn, text: str, opening: Opening | None) -> None:
         claim, turn_id = running.claim, running.turn_id
         session_id = claim.input.session_id
-        output = TurnOutput(self.journal, session_id=session_id, turn_id=turn_id, lease=claim.lease)
+        output = TurnOutput(
+            self.journal, session_id=session_id, turn_id=turn_id, lease=claim.lease, repair_id=claim.input.key
+        )
         tools = self.catalog.tools_for(claim, turn_id=turn_id)
         access = self.tools.open(tools)
         facts = opening.facts if opening else None

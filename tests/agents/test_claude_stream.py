@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.agents import AgentEvent, TextDelta, TextFinal, TextReset, ToolFinished, ToolStarted
+from app.agents import AgentEvent, TextDelta, TextFinal, TextReset, ToolFinished, ToolRefused, ToolStarted
 from app.agents import claude_errors as errors
 from app.agents.claude_command import ClaudeOptions
-from app.agents.claude_stream import NOT_RUN, Stream, turn_cost_usd
+from app.agents.claude_stream import NO_SUCH_TOOL, NOT_ALLOWED, NOT_RUN, Stream, turn_cost_usd
 from app.errors import ClaudeExecutionError
 from tests.agents.claude_rig import finals, streamed
 
@@ -164,6 +164,27 @@ def test_a_call_that_timed_out_is_not_ok() -> None:
     [finished] = [event for event in events if isinstance(event, ToolFinished)]
     assert not finished.ok
     assert "timed out" in finished.summary
+
+
+@pytest.mark.parametrize(
+    ("name", "tool", "rule"),
+    [
+        ("builtin_tool_disabled", "Bash", NO_SUCH_TOOL),
+        ("mcp_tool_disallowed_one", "n8n_create_workflow", NO_SUCH_TOOL),
+        ("mcp_tool_not_allowed_dontask", "n8n_create_workflow", NOT_ALLOWED),
+    ],
+)
+def test_a_call_that_the_cli_refuses_is_told_between_its_begin_and_its_end(name: str, tool: str, rule: str) -> None:
+    events, _ = translated(name)
+    started, refused, finished = (
+        event for event in events if isinstance(event, ToolStarted | ToolRefused | ToolFinished)
+    )
+    assert isinstance(started, ToolStarted) and isinstance(finished, ToolFinished) and not finished.ok
+    assert refused == ToolRefused(tool, started.tool_use_id, rule)
+
+
+def test_a_tool_that_fails_by_itself_was_not_refused() -> None:
+    assert not any(isinstance(event, ToolRefused) for event in translated("mcp_call_timeout")[0])
 
 
 def test_a_tools_server_that_is_missing_is_noticed() -> None:

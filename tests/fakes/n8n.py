@@ -582,25 +582,26 @@ class FakeN8n:
         self._runs.wait()
         nodes = {node["name"]: node for node in version["nodes"]}
         given = list(items) or _input_of(before.get(start)) or [{"json": {}}]
-        queue = [(start or version["nodes"][0]["name"], given)]
+        queue: list[tuple[str, list[Json], Json | None]] = [(start or version["nodes"][0]["name"], given, None)]
         status = "success"
         try:
             while queue:
-                name, taken = queue.pop(0)
+                name, taken, source = queue.pop(0)
                 result["lastNodeExecuted"] = name
                 if nodes[name]["type"].endswith(".wait"):
                     status = "waiting"
                     break
                 outputs = self._outputs(nodes[name], taken, failing or {}, run["id"])
                 data = {"main": outputs, "input": taken}
-                run_data.setdefault(name, []).append({"executionStatus": "success", "data": data})
+                run_data.setdefault(name, []).append({"executionStatus": "success", "source": [source], "data": data})
                 for number, targets in enumerate(version["connections"].get(name, {}).get("main", [])):
                     emitted = outputs[number] if number < len(outputs) else []
-                    queue += [(target["node"], emitted) for target in targets or [] if emitted]
+                    came = {"previousNode": name, "previousNodeOutput": number}
+                    queue += [(target["node"], emitted, came) for target in targets or [] if emitted]
         except NodeFailure as failure:
             status = "error"
             result["error"] = failure.error
-            failed = {"executionStatus": "error", "error": failure.error, "data": {"input": taken}}
+            failed = {"executionStatus": "error", "error": failure.error, "source": [source], "data": {"input": taken}}
             run_data.setdefault(name, []).append(failed)
         if run["status"] == "running":
             run.update(status=status, finished=status == "success", stoppedAt=_now())

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import gevent
 
+from app.errors import NotFoundError
 from app.tools.server import ToolResult, ToolSpec
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ class FakeTurnTools:
 
     def call(self, name: str, arguments: Mapping[str, Any], tool_use_id: str) -> ToolResult:
         self.calls.append((name, arguments, tool_use_id))
-        answer = self.answers[name]
+        answer = self.answers.get(name, NotFoundError())
         if isinstance(answer, BaseException):
             raise answer
         return answer if isinstance(answer, ToolResult) else answer(arguments)

@@ -1,0 +1,190 @@
+"""What code and expressions use to get out of their run's own data, and the texts that they put together.
+
+JavaScript is judged by its syntax tree: comments do not count, escapes are read, and texts that are added up are one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tree_sitter import Node
+
+from app.n8n.javascript import MAX_CHARS, syntax
+
+NETWORK = frozenset({"fetch", "helpers", "require", "import", "axios", "XMLHttpRequest", "WebSocket", "EventSource"})
+REACHING = NETWORK | {
+    *(
+        "$env",
+        "$secrets",
+        "$vars",
+        "process",
+        "child_process",
+        "global",
+        "globalThis",
+        "getCredentials",
+        "importScripts",
+    ),
+    *("eval", "Function", "constructor", "__proto__", "Reflect", "Deno", "Bun", "NODE_TLS_REJECT_UNAUTHORIZED"),
+    *("rejectUnauthorized", "skipSslCertificateValidation"),
+    # By these a text is written so that nobody reads it.
+    *("atob", "unescape", "fromCharCode", "fromCodePoint", "Buffer", "TextDecoder"),
+}
+TOO_LONG = "code that is too long to be looked at"
+
+_PYTHON = re.compile(
+    r"\b(?:import\s+[\w.]+|from\s+[\w.]+\s+import|__\w+__|eval|exec|open|compile|getattr|setattr|globals|locals|vars"
+    r"|subprocess|socket|urllib|requests|httpx|builtins|b64decode|fromhex)\b"
+)
+_ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_MAX_DEPTH = 10
+
+
+@dataclass(slots=True)
+class CodeReach:
+    """Of one piece of code.
+
+    :ivar names: those of ``REACHING`` that it uses, however they are spelled.
+    :ivar texts: its texts; what only a run knows stands in them as ``${…}``.
+    :ivar members: ``(name, text)`` of each member of an object whose value is a text; ``(name, ${…})`` of any other.
+    """
+
+    names: set[str] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)
+    members: set[tuple[str, str]] = field(default_factory=set)
+
+
+def javascript(code: str) -> CodeReach:
+    """:param code: a Code node's text, or what stands between the braces of an expression."""
+    found = CodeReach()
+    if len(code) > MAX_CHARS:
+        found.names.add(TOO_LONG)
+        found.texts.add(code)
+        return found
+    _walk(syntax(code), found)
+    return found
+
+
+def python(code: str) -> CodeReach:
+    names = {" ".join(word.split()) for word in _PYTHON.findall(code)}
+    return CodeReach(names, {code})
+
+
+def _walk(root: Node, found: CodeReach) -> None:
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        match node.type:
+            case "identifier" | "property_identifier" | "shorthand_property_identifier" | "import":
+                _name(found, _unescaped(_source(node)))
+            case "subscript_expression" if (index := node.child_by_field_name("index")) is not None:
+                _name(found, _text(index))
+            case "string" | "template_string" | "binary_expression" if (operands := _operands(node)) is not None:
+                text = _joined(operands)
+                if text is not None:
+                    found.texts.add(text)
+                    # The texts among them have been read; what stands in holes is looked at all the same.
+                    waiting += [inner for operand in operands for inner in _unread(operand)]
+                else:
+                    waiting += operands
+                continue
+            case "pair" if (key := node.child_by_field_name("key")) is not None:
+                value = node.child_by_field_name("value")
+                name = _text(key) if key.type in ("string", "computed_property_name") else _unescaped(_source(key))
+                if value is not None and name:
+                    said = _text(value)
+                    found.members.add((name, _hole(value) if said is None else said))
+                    _name(found, name)
+        waiting += node.children
+
+
+def _name(found: CodeReach, name: str | None) -> None:
+    if name in REACHING:
+        found.names.add(name)
+
+
+def _text(node: Node, depth: int = 0) -> str | None:
+    """The text that the node is, with holes; ``None`` where it is no text."""
+    operands = _operands(node)
+    return None if operands is None else _joined(operands, depth)
+
+
+def _operands(node: Node) -> list[Node] | None:
+    """What is added up in it, in order; a text is a sum of one; ``None`` where it is neither."""
+    found: list[Node] = []
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        if one.type in ("parenthesized_expression", "computed_property_name") and len(one.named_children) == 1:
+            waiting.append(one.named_children[0])
+        elif one.type == "binary_expression" and len(one.children) == 3 and one.children[1].type == "+":
+            waiting += [one.children[2], one.children[0]]
+        else:
+            found.append(one)
+    return found if len(found) > 1 or found[0].type in ("string", "template_string") else None
+
+
+def _joined(operands: list[Node], depth: int = 0) -> str | None:
+    texts = [_literal(operand, depth) for operand in operands]
+    if all(text is None for text in texts):
+        return None
+    return "".join(_hole(at) if text is None else text for at, text in zip(operands, texts, strict=True))
+
+
+def _literal(node: Node, depth: int) -> str | None:
+    match node.type:
+        case "string":
+            return _unescaped(_source(node)[1:-1])
+        case "template_string":
+            return "".join(_pieces(node, depth))
+    return None
+
+
+def _unread(operand: Node) -> list[Node]:
+    match operand.type:
+        case "string":
+            return []
+        case "template_string":
+            return [child for child in operand.children if child.type == "template_substitution"]
+    return [operand]
+
+
+def _pieces(template: Node, depth: int) -> Iterator[str]:
+    at = template.start_byte + 1
+    source = template.text or b""
+    for child in template.children:
+        if child.type == "template_substitution":
+            yield _unescaped(_between(source, template, at, child.start_byte))
+            inner = child.named_children
+            text = _text(inner[0], depth + 1) if len(inner) == 1 and depth < _MAX_DEPTH else None
+            yield _hole(child) if text is None else text
+            at = child.end_byte
+    yield _unescaped(_between(source, template, at, template.end_byte - 1))
+
+
+def _between(source: bytes, node: Node, start: int, end: int) -> str:
+    return source[start - node.start_byte : end - node.start_byte].decode("utf-8", "replace")
+
+
+def _hole(node: Node) -> str:
+    inside = (
+        _source(node).removeprefix("${").removesuffix("}") if node.type == "template_substitution" else _source(node)
+    )
+    return "${" + inside.replace("}", ")") + "}"
+
+
+def _source(node: Node) -> str:
+    return (node.text or b"").decode("utf-8", "replace")
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(_character, text) if "\\" in text else text
+
+
+def _character(found: re.Match[str]) -> str:
+    digits = found[1] or found[2] or found[3]
+    if digits is None:
+        return {"n": "\n", "t": "\t", "r": "\r", "\n": ""}.get(found[4], found[4])
+    number = int(digits, 16)
+    return chr(number) if number <= 0x10FFFF else "\ufffd"

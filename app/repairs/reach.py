@@ -1,0 +1,186 @@
+"""Where a node reaches: the hosts and addresses that it names, those that only a run knows, and what its code uses.
+
+Two nodes are compared by this, so what counts is that the same text gives the same tokens; an odd notation of a host is
+simply another one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from app.repairs import code_reach
+
+MAX_TOKEN_CHARS = 100
+WITHOUT_TLS = " without TLS"
+_SKIPPED = frozenset({"id", "type", "typeVersion", "position", "webhookId", "credentials"})
+_CODE_KEYS = frozenset({"jsCode", "functionCode", "javascriptCode", "code"})
+_PYTHON_KEYS = frozenset({"pythonCode"})
+
+# Up to the path. Backslashes belong to it, since programs do not agree on what they are. All repeats that others could
+# be tried behind are bounded: the texts are an agent's, and half a megabyte long at most.
+_AUTHORITY = r"((?:\{\{.{0,500}?\}\}|\$\{[^}]{0,500}\}|\[[0-9a-f:.%]{0,64}\]|[^\s/?#\"'<>`^|,;(){}\[\]])*)"
+_URL = re.compile(
+    rf"(?is)((?:https?|wss?|ftps?):[/\\]*|[a-z][a-z0-9+.\-]{{1,20}}:[/\\]{{2,}}){_AUTHORITY}([/?#][^\s/\"'<>`]*)?"
+)
+_RELATIVE = re.compile(rf"(?is)=?\s*[/\\]{{2}}{_AUTHORITY}")
+_EMAIL = re.compile(r"[\w.+\-]{1,64}@[\w\-]{1,63}(?:\.[\w\-]{1,63})+")
+_PLAIN_SCHEMES = ("http:", "ws:", "ftp:")
+_HOST_KEY = re.compile(r"(?i)(?:host|hostname|server|domain|proxy|broker)$")
+_URL_KEY = re.compile(r"(?i)(?:url|uri|endpoint)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Of one node.
+
+    :ivar hosts: as written, lower case, without user, path and the usual port; mail addresses whole. One that is asked
+        without TLS is there a second time, and says so.
+    :ivar run_time: places whose host is put together while it runs, each with how.
+    :ivar names: what its code and expressions use to get out of the run's own data.
+    """
+
+    hosts: set[str] = field(default_factory=set)
+    run_time: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+
+
+def reach_of(node: Mapping[str, Any]) -> Reach:
+    """Of its parameters."""
+    found = Reach()
+    for key, value in (node.get("parameters") or {}).items():
+        for path, name, leaf in leaves(value, str(key)):
+            _leaf(found, path, name, leaf)
+    return found
+
+
+def new_hosts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Hosts that ``after`` names and ``before`` does not; one that is asked without TLS from now on says so.
+
+    What stands in a name or a note may be talked about there, and is not known for that: only what a node's parameters
+    hold is.
+    """
+    old = {str(node.get("name")): node for node in before.get("nodes") or []}
+    known = {host for node in old.values() if not _is_note(node) for host in reach_of(node).hosts}
+    new: set[str] = set()
+    for node in after.get("nodes") or []:
+        new |= _talk(node) - _talk(old.get(str(node.get("name")), {})) - known
+        new |= set() if _is_note(node) else reach_of(node).hosts - known
+    return sorted(host for host in new if host.removesuffix(WITHOUT_TLS) not in new - {host})
+
+
+def _is_note(node: Mapping[str, Any]) -> bool:
+    return str(node.get("type")).endswith(".stickyNote")
+
+
+def _talk(node: Mapping[str, Any]) -> set[str]:
+    """Hosts in what does nothing: a node's name and notes, a sticky note's text."""
+    found = Reach()
+    skipped = _SKIPPED if _is_note(node) else _SKIPPED | {"parameters"}
+    for key, value in node.items():
+        if key not in skipped:
+            for _, _, leaf in leaves(value, str(key)):
+                _text(found, str(leaf))
+    return found.hosts
+
+
+def leaves(value: Any, path: str, name: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Path, name and value of everything that is neither list nor object. A pair ``{"name": …, "value": …}``, as n8n
+    keeps lists of headers, gives its value that name."""
+    name = name or path
+    if isinstance(value, Mapping):
+        named = value.get("name")
+        for key, item in value.items():
+            own = named if key == "value" and isinstance(named, str) else str(key)
+            yield from leaves(item, f"{path}.{key}", own)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from leaves(item, f"{path}[{index}]", name)
+    elif value is not None:
+        yield path, name, value
+
+
+def _leaf(found: Reach, path: str, name: str, value: Any) -> None:
+    if isinstance(value, bool):
+        return
+    if not isinstance(value, str):
+        if _HOST_KEY.search(name) or _URL_KEY.search(name):
+            found.hosts.add(str(value))
+        return
+    if name in _PYTHON_KEYS:
+        _code(found, code_reach.python(value))
+    elif name in _CODE_KEYS and not value.startswith("="):
+        _code(found, code_reach.javascript(value))
+    else:
+        if value.startswith("="):
+            for expression in set(_expressions(value)):
+                _code(found, code_reach.javascript(f"({expression}\n)"))
+        _text(found, value)
+        _place(found, path, name, value)
+
+
+def _code(found: Reach, code: code_reach.CodeReach) -> None:
+    found.names.update(code.names)
+    for text in code.texts:
+        _text(found, text)
+    if code.names & code_reach.NETWORK:
+        for name, value in code.members:
+            _place(found, name, name, value)
+
+
+def _text(found: Reach, text: str) -> None:
+    """Hosts that stand in any text."""
+    for written in {text, unquote(text)}:
+        for scheme, authority, rest in _URL.findall(written):
+            _authority(found, authority, tls=not scheme.lower().startswith(_PLAIN_SCHEMES))
+            if "@" in rest:  # to a program that splits at the last "@" the host comes after it
+                _authority(found, rest)
+        if (relative := _RELATIVE.match(written)) and re.search(r"[.:\[{]|^\d+$|^localhost$", relative[1]):
+            _authority(found, relative[1])
+        found.hosts.update(address.lower() for address in _EMAIL.findall(written))
+
+
+def _place(found: Reach, path: str, name: str, value: str) -> None:
+    """What a parameter that is to hold a host or an address holds, with or without a scheme."""
+    is_host = bool(_HOST_KEY.search(name))
+    if not is_host and not _URL_KEY.search(name):
+        return
+    # A URL parser drops these characters wherever they stand.
+    written = re.sub(r"[\t\r\n]", "", value).strip().removeprefix("=").strip()
+    if written != value:
+        _text(found, written)
+    scheme = _URL.match(written)
+    if (scheme and scheme[2]) or _RELATIVE.match(written):
+        return
+    first = re.split(r"[/?#\\]", written, maxsplit=1)[0]
+    if "{{" in first or first.startswith("${"):
+        found.run_time.add(f"{path}: {_squeezed(written)}"[: 4 * MAX_TOKEN_CHARS])
+    elif first and (is_host or re.search(r"[.:]|^\d+$|^(?i:localhost)$", first)):
+        _authority(found, first)
+
+
+def _authority(found: Reach, authority: str, *, tls: bool = True) -> None:
+    if "{{" in authority or "${" in authority:
+        found.run_time.add(_squeezed(authority)[: 4 * MAX_TOKEN_CHARS])
+        return
+    host = re.sub(r":(?:80|443)$", "", authority.rpartition("@")[2].lower()).rstrip(".")
+    if host:
+        found.hosts.add(host[:MAX_TOKEN_CHARS])
+        if not tls:
+            found.hosts.add(host[:MAX_TOKEN_CHARS] + WITHOUT_TLS)
+
+
+def _expressions(text: str) -> Iterator[str]:
+    """What stands between the braces of each ``{{ … }}``."""
+    end = 0
+    while (start := text.find("{{", end)) >= 0 and (close := text.find("}}", start + 2)) >= 0:
+        end = close + 2
+        yield text[start + 2 : close]
+
+
+def _squeezed(expression: str) -> str:
+    """The expression without what changes nothing about where it leads: white space, optional chaining."""
+    return re.sub(r"\s+", "", expression).replace("?.", ".")
