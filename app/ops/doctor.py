@@ -62,7 +62,7 @@ def examine(*, fix: bool = False, round_trip: bool = True) -> Iterator[Finding]:
             if step.check is check_round_trip and not round_trip:
                 yield Finding(step.name, "note", "not checked: --no-round-trip")
                 continue
-            yield from _taken(step, examination)
+            yield from take(step, examination)
     finally:
         if examination.client is not None:
             examination.client.close()
@@ -70,7 +70,8 @@ def examine(*, fix: bool = False, round_trip: bool = True) -> Iterator[Finding]:
             examination.journal.close()
 
 
-def _taken(step: Step, examination: Examination) -> Iterator[Finding]:
+def take(step: Step, examination: Examination) -> Iterator[Finding]:
+    """One step's findings, whatever becomes of it."""
     lacking = next((examination.lacks[need] for need in step.needs if need in examination.lacks), None)
     if lacking is not None:
         _lack(step, examination, lacking)

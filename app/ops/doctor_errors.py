@@ -99,6 +99,7 @@ def _look(examination: Examination, registration: Registration) -> Finding | str
         todo = f"Put it back, or end its session: DELETE /sessions/{registration.session_id}."
         return Finding(REPORTING, "problem", detail, todo)
     examination.workflows[registration.workflow_id] = workflow
+    title = f'"{clean(str(workflow.get("name")))}" ({registration.workflow_id})'
     named = _named(workflow)
     if named == ours or registration.workflow_id == ours:
         return ""

@@ -122,7 +122,10 @@ def _lost(examination: Examination) -> Finding:
         status = ""
     if status == "success":
         detail += ", though n8n has delivered one"
-        todo = f"See that the bridge at {url} has the same JOURNAL_PATH as this command."
+        todo = (
+            f"See that the bridge at {url} has the same JOURNAL_PATH as this command. Where n8n's data was begun anew, "
+            "its runs have numbers that the journal knows already: begin a new journal, too."
+        )
     else:
         detail += f": n8n's error workflow is {clean(status)}" if status else ", and n8n tells of no run that sends one"
         todo = f"See that n8n reaches {url}, and look at the error workflow's runs in n8n."

@@ -114,6 +114,9 @@ class FakeN8n:
     :ivar http: what an HTTP Request node meets, by its ``url``: statuses (``500``) or network errors
         (``"ECONNREFUSED"``), one for each call, the last for good. Not listed: 200.
     :ivar scopes: of the API key; ``None``: all.
+    :ivar version: what it says that it is, in the page of its editor, or, where ``tells_anybody``, as n8n 1.122 did.
+    :ivar clock_ahead_s: of its ``Date`` header.
+    :ivar first_run_id: where several report to one bridge, which knows a report by its run's id.
     :ivar lists_credentials: whether this n8n has ``GET /credentials``.
     :ivar retry_pause_s, wait_s, give_up_s: stand in for the 5 s, 70 s and 24 h of the error workflow.
     """
@@ -122,7 +125,9 @@ class FakeN8n:
         self.api_key, self.prefix, self.lag_s = api_key, prefix, lag_s
         self.scopes: set[str] | None = None
         self.lists_credentials = True
+        self.version, self.tells_anybody, self.clock_ahead_s = "2.41.1", False, 0.0
         self.ready = True
+        self.first_run_id = 1
         self.http: dict[str, list[int | str]] = {}
         self.retry_pause_s, self.wait_s, self.give_up_s = 0.02, 0.1, 10.0
         self.requests: list[Request] = []
@@ -261,6 +266,11 @@ class FakeN8n:
         path = request.path.removeprefix(self.prefix) if self.prefix else request.path
         if request.method == "GET" and path in ("/healthz", "/healthz/readiness"):
             return (200, {"status": "ok"}) if self.ready else (503, {"status": "error"})
+        if request.method == "GET" and path == "/rest/settings":
+            told = {"versionCli": self.version} if self.tells_anybody else {}
+            return 200, {"data": {"settingsMode": "public", **told}}
+        if request.method == "GET" and path == "/":
+            return 200, _editor("" if self.tells_anybody else self.version)
         if path.startswith("/webhook/"):
             return self._webhook(request.method, unquote(path.removeprefix("/webhook/")), request)
         if not path.startswith("/api/v1/"):
@@ -539,7 +549,7 @@ class FakeN8n:
         result: Json = {"runData": run_data, "lastNodeExecuted": start}
         with self._lock:
             run: Json = {
-                "id": str(len(self.executions) + 1),
+                "id": str(self.first_run_id + len(self.executions)),
                 "finished": False,
                 "mode": mode,
                 "status": "running",
@@ -646,7 +656,7 @@ class FakeN8n:
 
     def _deliver(self, handler: Stored, version: Json, post: Json, stored: Stored, failed: Json) -> None:
         with self._lock:
-            run_id = str(len(self.executions) + 1)
+            run_id = str(self.first_run_id + len(self.executions))
             self.executions[run_id] = {
                 "id": run_id,
                 "finished": False,
@@ -697,6 +707,8 @@ class FakeN8n:
 
     def create_credential(self, request: Request) -> Json:
         body = _body(request)
+        if "name" not in body:
+            raise Refusal(400, "request/body must have required property 'name'")
         with self._lock:
             credential = {"id": uuid.uuid4().hex[:16], "name": body["name"], "type": body["type"], "data": body["data"]}
             self.credentials[credential["id"]] = credential
@@ -785,6 +797,9 @@ def _handler_for(n8n: FakeN8n) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string((timestamp or time.time()) + n8n.clock_ahead_s)
 
         def drip(self) -> None:
             self.send_response(200)
@@ -891,6 +906,12 @@ def _post(url: str, body: Json, headers: dict[str, str]) -> int:
         return exc.code
     except OSError:
         return 0
+
+
+def _editor(version: str) -> str:
+    told = json.dumps({"dsn": "", "environment": "development", "release": f"n8n@{version}"})
+    meta = f'<meta name="n8n:config:sentry" content="{base64.b64encode(told.encode()).decode()}">' if version else ""
+    return f"<!DOCTYPE html>\n<html><head>{meta}<title>n8n.io - Workflow Automation</title></head></html>\n"
 
 
 def _body(request: Request) -> Any:
