@@ -16,7 +16,7 @@ from contextlib import suppress
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from app.errors import BaseError, N8nError, StaleDocumentError
+from app.errors import BaseError, N8nError, StaleDocumentError, WorkflowNotFoundError
 from app.journal import Change, Journal
 from app.journal.records import DeadLetter, DeadLetterReason
 from app.n8n import Workflow
@@ -60,7 +60,6 @@ def check_round_trip(examination: Examination) -> Iterator[Finding]:
 
 def _tried(examination: Examination, journal: Journal) -> Iterator[Finding]:
     client = examination.n8n
-    _remove_left(client)
     path = f"bridge-doctor-{uuid.uuid4().hex}"
     try:
         created = client.create_workflow(_workflow(path, examination.error_workflow_id))
@@ -68,7 +67,7 @@ def _tried(examination: Examination, journal: Journal) -> Iterator[Finding]:
         client.publish(workflow_id, str(created["versionId"]))
         yield _sent(examination, journal, workflow_id, path)
     finally:
-        # Also where the answer to its creation was lost.
+        # Also where the answer to its creation was lost, and of a run that was killed.
         left = _remove_left(client)
     if left:
         detail = f'the workflow "{TITLE}" could not be deleted: {left}'
@@ -141,6 +140,8 @@ def _remove_left(client: N8nClient) -> str:
                 try:
                     client.unpublish(str(workflow["id"]))
                     client.delete_workflow(str(workflow["id"]))
+                except WorkflowNotFoundError:
+                    continue  # somebody was faster
                 except N8nRefusedError as exc:  # archived by somebody
                     kept = exc.detail
     except N8nError as exc:

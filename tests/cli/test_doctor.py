@@ -198,6 +198,12 @@ def test_an_n8n_that_does_not_run_is_a_problem(doctor: Doctor) -> None:
     assert report.only("clock")["detail"] == "not checked: n8n does not answer"
 
 
+def test_what_is_tried_again_is_no_problem_and_no_noise(doctor: Doctor, n8n: FakeN8n) -> None:
+    n8n.misbehave("status", path="excludePinnedData", status=503)
+
+    assert doctor.quick().is_well()
+
+
 def test_an_address_without_tls_is_told_by_that_name(doctor: Doctor, n8n: FakeN8n) -> None:
     problem = doctor.run(N8N_API_URL=n8n.url.replace("http:", "https:")).only_problem()
 
