@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import gevent
 
 from app.errors import BaseError
-from app.journal import Journal
+from app.journal import Journal, Watch
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +19,13 @@ log = logging.getLogger(__name__)
 class Chore:
     """:ivar name: of its lease, ``chore:<name>``.
     :ivar work: one round; returns in how many seconds the next one is wanted, where that is sooner than the interval.
+    :ivar topic: of the journal, whose wake-ups begin a round as well.
     """
 
     name: str
     interval_s: float
     work: Callable[[], float | None]
+    topic: str = ""
 
 
 class Chores:
@@ -48,11 +50,18 @@ class Chores:
         gevent.killall(self._greenlets, block=False)
 
     def _do(self, chore: Chore) -> None:
+        with self._journal.watch(chore.topic or f"chore:{chore.name}") as watch:
+            self._rounds(chore, watch)
+
+    def _rounds(self, chore: Chore, watch: Watch) -> None:
         while not self._draining:
             wait_s = chore.interval_s
             try:
                 lease = self._journal.acquire(f"chore:{chore.name}", self._holder, ttl_s=self._lease_s)
-                if lease is not None:
+                if lease is None:
+                    # Somebody is at it, or was when it died.
+                    wait_s = min(wait_s, self._lease_s)
+                else:
                     try:
                         wanted_s = chore.work()
                         wait_s = wait_s if wanted_s is None else min(wait_s, wanted_s)
@@ -63,4 +72,4 @@ class Chores:
             except Exception:
                 # The top of this greenlet: the next round may go well, and without it nothing would be finished.
                 log.exception("chores failed by a bug", extra={"chore": chore.name})
-            gevent.sleep(wait_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing
+            watch.wait(wait_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing

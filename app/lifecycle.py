@@ -14,19 +14,25 @@ from app.agents.claude import ClaudeAgent
 from app.agents.claude_command import ClaudeOptions
 from app.agents.offline import OfflineAgent
 from app.callbacks.dead_letters import DeadLetters
+from app.callbacks.poll import Poll
 from app.callbacks.replays import Replays
 from app.callbacks.routing import Router
 from app.chores import Chore, Chores
 from app.errors import BaseError
 from app.journal import Journal
-from app.journal.records import Registration
+from app.journal.records import DECISIONS, Registration
 from app.journal.sqlite import SqliteJournal
 from app.n8n import Workflows, error_workflow
 from app.n8n.client import N8nClient
 from app.n8n.connected import ConnectedWorkflows
 from app.n8n.drafts import Drafts
+from app.repairs import notices
 from app.repairs.attempt import Attempts
 from app.repairs.decisions import Decisions
+from app.repairs.notify import Notifier
+from app.repairs.outage import Outages
+from app.repairs.pace import Pace
+from app.repairs.publication import Publication
 from app.retention import Retention
 from app.sessions.connections import Connections
 from app.sessions.service import Sessions, put_to_sleep
@@ -40,6 +46,7 @@ from app.turns.turn import Turns
 from app.web.limits import Limits
 
 REPAIRS_INTERVAL_S = 5.0
+NOTIFY_INTERVAL_S = 30.0
 RETENTION_INTERVAL_S, RETENTION_PAUSE_S = 600.0, 1.0
 DRAIN_SETTLE_S = 0.2
 PUBLICATION_SETTLES_S = 2.0
@@ -61,19 +68,23 @@ class BridgeWorker:
         self.settings = settings
         self.holder = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.draining = False
-        self.journal = SqliteJournal(settings.journal_path, opened=False)
-        self.workflows = _workflows(settings, self.journal)
+        complete = notices.with_notices if settings.notify_url else None
+        self.journal = SqliteJournal(settings.journal_path, opened=False, complete=complete)
+        self.n8n = _client(settings)
+        self.workflows = _workflows(self.n8n, self.journal)
         self.limits = Limits(settings, self.journal)
         transcripts = JournalTranscripts(self.journal)
         self.agent: Agent = agent or _agent(settings, transcripts)
         autonomy = settings.heal_autonomy
-        self.decisions = Decisions(self.journal, self.workflows, self.holder, settings.lease_seconds)
+        self.publication = Publication(self.journal, self.workflows, self.holder, settings.lease_seconds)
+        self.decisions = Decisions(self.journal, self.workflows, self.publication)
         self.sessions = Sessions(
             self.journal, self.workflows, self.decisions, autonomy, settings.max_sessions, self.limits
         )
         self.connections = Connections(self.journal, holder=self.holder)
         settles_s = PUBLICATION_SETTLES_S if self.workflows.connected else 0.0
-        self.router = Router(self.journal, settles_s, max_live=settings.max_sessions)
+        polls = self.n8n is not None and settings.n8n_poll_interval_seconds > 0
+        self.router = Router(self.journal, settles_s, max_live=settings.max_sessions, polled=polls)
         self.dead_letters = DeadLetters(self.journal, self.router, autonomy)
         self.replays = Replays(
             self.journal, self.dead_letters, self.limits.callbacks, self.holder, lease_s=settings.lease_seconds
@@ -83,8 +94,13 @@ class BridgeWorker:
             self.journal,
             self.agent,
             self.tools,
-            Catalog(self.journal, self.workflows, self.decisions, autonomy),
-            Attempts(self.journal, self.workflows),
+            Catalog(self.journal, self.workflows, self.publication, autonomy),
+            Attempts(
+                self.journal,
+                self.workflows,
+                Outages(self.journal, self.workflows, settings.heal_outage_retry_seconds),
+                Pace(settings.heal_repairs_per_workflow_per_day, settings.heal_repairs_per_hour),
+            ),
             lease_s=settings.lease_seconds,
             timeout_s=settings.turn_timeout_seconds,
             leases=transcripts.leases,
@@ -152,11 +168,12 @@ class BridgeWorker:
 
     def _chore_list(self) -> list[Chore]:
         settings = self.settings
+        notifier = Notifier(self.journal, settings.notify_url, settings.notify_secret, settings.public_url)
         retention = Retention(self.journal, keep_s=settings.journal_retention_days * 86_400)
 
         def repairs() -> float | None:
             # What is left is perhaps a lost worker's: looked at again as soon as its lease has run out.
-            left = self.decisions.finish()
+            left = self.publication.finish()
             self.decisions.expire()
             self.connections.forget_lost()
             self.connections.forget_again()
@@ -168,17 +185,35 @@ class BridgeWorker:
             if slept:
                 log.info("idle sessions fell asleep", extra={"sessions": slept})
 
-        return [
-            Chore("repairs", REPAIRS_INTERVAL_S, repairs),
+        chores = [
+            Chore("repairs", REPAIRS_INTERVAL_S, repairs, topic=DECISIONS),
             Chore("sweep", settings.session_sweep_seconds, sweep),
+            Chore("notify", NOTIFY_INTERVAL_S, notifier.round, topic=notices.TOPIC),
             Chore("retention", RETENTION_INTERVAL_S, lambda: RETENTION_PAUSE_S if retention.round() else None),
         ]
+        if self.n8n is not None and self.router.polled:
+            poll = Poll(
+                self.journal,
+                self.n8n,
+                self.router,
+                n8n_url=str(settings.n8n_api_url),
+                editor_url=settings.n8n_editor_url,
+                interval_s=settings.n8n_poll_interval_seconds,
+                keep_s=settings.journal_retention_days * 86_400,
+            )
+            chores.append(Chore("poll", settings.n8n_poll_interval_seconds, poll.round))
+        return chores
 
 
-def _workflows(settings: Settings, journal: Journal) -> Workflows:
+def _client(settings: Settings) -> N8nClient | None:
     if settings.n8n_api_url is None or settings.n8n_api_key is None:
+        return None
+    return N8nClient(settings.n8n_api_url, settings.n8n_api_key)
+
+
+def _workflows(client: N8nClient | None, journal: Journal) -> Workflows:
+    if client is None:
         return Drafts(journal)
-    client = N8nClient(settings.n8n_api_url, settings.n8n_api_key)
     return ConnectedWorkflows(client, journal, error_workflow_id=error_workflow.remembered(client))
 
 

@@ -14,11 +14,13 @@ from datetime import UTC, datetime, timedelta
 
 import gevent
 
+from app.callbacks.triggers import TriggerNotes
 from app.errors import StaleDocumentError
 from app.journal import Change, Delete, Document, Expect, Journal, Session
-from app.journal.records import Case, DeadLetter, Registration, Repair, Rollback, Snapshot
+from app.journal.records import Case, ChildFailure, DeadLetter, Registration, Repair, Rollback, Snapshot
 from app.n8n import drafts
 from app.n8n.connected import Intent
+from app.repairs.states import UNSETTLED
 from app.turns import transcripts
 
 DOCUMENTS_AT_ONCE = 50
@@ -31,8 +33,6 @@ WORK_S = 2 * 86_400.0
 """No turn lasts so long: what one has noted for itself may go after that, however short the retention is."""
 
 log = logging.getLogger(__name__)
-
-_UNSETTLED = ("queued", "running", "trying", "restoring", "waiting", "publishing")
 
 
 class Retention:
@@ -73,6 +73,8 @@ class Retention:
             yield
         yield from self._documents(DeadLetter.KIND, before, lambda _: True, at_once=LARGE_AT_ONCE)
         yield from self._documents(Intent.KIND, work_before, lambda _: True)
+        yield from self._documents(ChildFailure.KIND, work_before, lambda _: True)
+        yield from self._documents(TriggerNotes.KIND, work_before, lambda _: True)
         yield from self._documents(Repair.KIND, before, self._is_done_with)
         yield from self._documents(Case.KIND, before, lambda found: Case.of(found).state != "open")
         yield from self._closed_sessions(before)
@@ -91,7 +93,7 @@ class Retention:
 
     def _is_done_with(self, document: Document) -> bool:
         repair = Repair.of(document)
-        if repair.state in _UNSETTLED:
+        if repair.state in UNSETTLED:
             return False
         case = Case.get(self._journal, repair.case_key)
         # One that is blocked gets its next try from its last repair.
@@ -123,7 +125,7 @@ class Retention:
     def _remove(self, session_id: str) -> Iterator[None]:
         label = f"session:{session_id}"
         while repairs := Repair.find(self._journal, label, limit=DOCUMENTS_AT_ONCE):
-            if any(repair.state in _UNSETTLED for repair in repairs):
+            if any(repair.state in UNSETTLED for repair in repairs):
                 return  # a draft of n8n's is to be put back first
             if not self._delete([repair.delete() for repair in repairs]):
                 return

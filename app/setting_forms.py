@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+MAX_PAUSES = 10
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -60,6 +61,15 @@ def choice(*words: str) -> Form:
 
 def _flag(text: str) -> bool:
     return {"true": True, "false": False}[text]
+
+
+def _pauses(text: str) -> tuple[float, ...]:
+    if text == "0":
+        return ()
+    parts = text.split(",")
+    if len(parts) > MAX_PAUSES:
+        raise ValueError
+    return tuple(SECONDS.parse(part.strip()) for part in parts)
 
 
 def _text(text: str) -> str:
@@ -165,4 +175,5 @@ N8N_URL = Form("an http:// or https:// address with a host, as it is before /api
 HOOK_URL = Form("an http:// or https:// address with a host, without user and fragment", _hook_url)
 DEAD_LETTERS = Form("s3://BUCKET/PREFIX or dynamodb://TABLE", _dead_letter_url)
 SECONDS = number(0.05, 86_400)
+PAUSES = Form("up to 10 numbers of seconds from 0.05 to 86400, separated by commas, or 0", _pauses)
 PER_MINUTE = whole(0, 1_000_000)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from dotenv.parser import parse_stream
 
@@ -29,6 +30,7 @@ from app.setting_forms import (
     N8N_URL,
     ORIGINS,
     PATH,
+    PAUSES,
     PER_MINUTE,
     SECONDS,
     SECRET,
@@ -163,7 +165,17 @@ TABLE: tuple[Setting, ...] = (
     Setting("TURN_TIMEOUT_SECONDS", SECONDS, 600, "Seconds a turn may take."),
     Setting("TURN_SILENCE_SECONDS", SECONDS, 60, "Seconds a child may be silent."),
     Setting("HEAL_AUTONOMY", choice("observe", "suggest", "ask", "auto"), "auto", "How far repairs go by themselves."),
+    Setting(
+        "HEAL_OUTAGE_RETRY_SECONDS",
+        PAUSES,
+        (300.0, 1_800.0, 7_200.0),
+        "Pauses before a run that met a remote outage is repeated; 0: never.",
+        "300,1800,7200",
+    ),
+    Setting("HEAL_REPAIRS_PER_WORKFLOW_PER_DAY", PER_MINUTE, 5, "Repairs of one workflow by the agent; 0: no limit."),
+    Setting("HEAL_REPAIRS_PER_HOUR", PER_MINUTE, 20, "Repairs of all workflows by the agent; 0: no limit."),
     Setting("NOTIFY_URL", HOOK_URL, None, "Gets a POST for repairs that wait, are blocked, failed or were published."),
+    Setting("NOTIFY_SECRET", SECRETS, (), "Signs what NOTIFY_URL gets; several for rotation."),
     Setting("MAX_SESSIONS", whole(1, 1_000_000), 100, "Live sessions at once."),
     Setting("SESSION_IDLE_TTL_SECONDS", number(0.05, 31_536_000), 1800, "Seconds until an idle session goes to sleep."),
     Setting("SESSION_SWEEP_SECONDS", SECONDS, 300, "Seconds between sweeps of idle sessions."),
@@ -222,7 +234,11 @@ class Settings:
     turn_timeout_seconds: float
     turn_silence_seconds: float
     heal_autonomy: Literal["observe", "suggest", "ask", "auto"]
+    heal_outage_retry_seconds: tuple[float, ...]
+    heal_repairs_per_workflow_per_day: int
+    heal_repairs_per_hour: int
     notify_url: str | None = field(repr=False)
+    notify_secret: tuple[str, ...] = field(repr=False)
     max_sessions: int
     session_idle_ttl_seconds: float
     session_sweep_seconds: float
@@ -258,7 +274,10 @@ class Settings:
         """What must not be shown, whatever it looks like; addresses that open something by being known, too."""
         given = [getattr(self, row.field) for row in TABLE if row.secret]
         several = [value for value in given if isinstance(value, tuple)]
-        single = [*(value for value in given if isinstance(value, str)), self.notify_url, self.redis_url]
+        hook = urlsplit(self.notify_url or "")
+        # Part of it, too, is what opens it; a short path is a word of everybody's.
+        hook_parts = (self.notify_url, hook.query, hook.path if len(hook.path) > 12 else None)
+        single = [*(value for value in given if isinstance(value, str)), *hook_parts, self.redis_url]
         return tuple(value for value in (*(one for values in several for one in values), *single) if value)
 
     @property

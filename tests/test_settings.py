@@ -17,7 +17,7 @@ from app.settings import TABLE, Settings, load, summary
 
 PROJECT = Path(__file__).resolve().parents[1]
 NO_FILE = "/dev/null"
-SECRETS = ["ACCESS_TOKEN", "METRICS_TOKEN", "N8N_CALLBACK_SECRET", "N8N_API_KEY", "ANTHROPIC_API_KEY"]
+SECRETS = ["ACCESS_TOKEN", "METRICS_TOKEN", "N8N_CALLBACK_SECRET", "N8N_API_KEY", "ANTHROPIC_API_KEY", "NOTIFY_SECRET"]
 
 
 def given(**environ: str) -> Settings:
@@ -61,7 +61,11 @@ ACCEPTED: dict[str, tuple[str, Any]] = {
     "TURN_TIMEOUT_SECONDS": ("60", 60),
     "TURN_SILENCE_SECONDS": ("0.5", 0.5),
     "HEAL_AUTONOMY": ("ask", "ask"),
+    "HEAL_OUTAGE_RETRY_SECONDS": ("0.5, 60", (0.5, 60)),
+    "HEAL_REPAIRS_PER_WORKFLOW_PER_DAY": ("7", 7),
+    "HEAL_REPAIRS_PER_HOUR": ("0", 0),
     "NOTIFY_URL": ("https://hooks.example.com/x?key=1", "https://hooks.example.com/x?key=1"),
+    "NOTIFY_SECRET": ("whsec_bmV3, old", ("whsec_bmV3", "old")),
     "MAX_SESSIONS": ("7", 7),
     "SESSION_IDLE_TTL_SECONDS": ("2", 2),
     "SESSION_SWEEP_SECONDS": ("0.2", 0.2),
@@ -114,7 +118,11 @@ REFUSED: dict[str, list[str]] = {
     "TURN_TIMEOUT_SECONDS": ["0"],
     "TURN_SILENCE_SECONDS": ["0"],
     "HEAL_AUTONOMY": ["full"],
+    "HEAL_OUTAGE_RETRY_SECONDS": ["1,", "soon", "-1", "99999999", ",".join(["1"] * 11)],
+    "HEAL_REPAIRS_PER_WORKFLOW_PER_DAY": ["-1", "many"],
+    "HEAL_REPAIRS_PER_HOUR": ["-1", "0.5"],
     "NOTIFY_URL": ["x", "http://u:p@x/", "ftp://x"],
+    "NOTIFY_SECRET": ["a b", "a,"],
     "MAX_SESSIONS": ["0"],
     "SESSION_IDLE_TTL_SECONDS": ["0"],
     "SESSION_SWEEP_SECONDS": ["0"],

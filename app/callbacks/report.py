@@ -31,7 +31,9 @@ class ErrorReport:
     :ivar error: n8n's error object without the node, every field optional.
     :ivar node: the failing node with its parameters, where n8n sent it.
     :ivar node_name: name of the failing node, where it is known.
+    :ivar parent_id: id of the run that called this one as a sub-workflow.
     :ivar idempotency_key: ``exec:<id>``, else ``key:<what the header said>``, else empty.
+    :ivar failed_at_s: epoch seconds by n8n's clock, where n8n was asked; a callback does not tell.
     """
 
     workflow_id: str
@@ -42,6 +44,8 @@ class ErrorReport:
     node: dict[str, Any] | None
     node_name: str | None
     idempotency_key: str
+    parent_id: str | None = None
+    failed_at_s: float | None = None
 
     @property
     def execution_id(self) -> str | None:
@@ -50,8 +54,9 @@ class ErrorReport:
     def as_body(self) -> dict[str, Any]:
         """The body it would have come in: what a dead letter keeps, and a replay parses again."""
         error = {**self.error, **({"node": self.node} if self.node else {})}
+        context = {"executionContext": {"parentExecutionId": self.parent_id}} if self.parent_id else {}
         shape = (
-            {"execution": {**self.execution, "error": error}}
+            {"execution": {**self.execution, **context, "error": error}}
             if self.execution is not None
             else {"trigger": {**(self.trigger or {}), "error": error}}
         )
@@ -117,6 +122,7 @@ def parse_error_report(body: Any, *, header_key: str = "") -> ErrorReport:
         node=_bounded(node) if node else None,
         node_name=node_name,
         idempotency_key=key if key != "key:" else "",
+        parent_id=_parent_of(failed) if is_execution else None,
     )
 
 
@@ -124,6 +130,11 @@ def _execution(failed: Mapping[str, Any], execution_id: str | None) -> dict[str,
     kept = {key: failed[key] for key in _KEPT_OF_EXECUTION if isinstance(failed.get(key), str | int)}
     redacted: dict[str, Any] = redact({"id": execution_id, **kept} if execution_id else kept, limit=_SMALL_STRING)
     return redacted
+
+
+def _parent_of(failed: Mapping[str, Any]) -> str | None:
+    context = failed.get("executionContext")
+    return _identifier(context.get("parentExecutionId")) if isinstance(context, dict) else None
 
 
 def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+from app.errors import StaleDocumentError
+
 Json = Mapping[str, Any]
 InputKind = Literal["chat", "repair"]
 PAGE_BYTES = 4 * 1_048_576
@@ -295,6 +297,10 @@ class Committed:
         return self.seqs[0] if self.seqs else 0
 
 
+NEVER = Expect("never", "never", 1)
+"""A change that expects this writes nothing; what has taken its idempotency key is told before."""
+
+
 class Watch(Protocol):
     """Wakes its one waiter when something on its topics was committed, by any process; at times without a reason, so
     who is woken looks."""
@@ -429,3 +435,11 @@ class Journal(Protocol):
 
     def close(self) -> None:
         """Finish what was accepted, then let go. Idempotent."""
+
+
+def find_once(journal: Journal, key: str) -> Committed | None:
+    """What came of the change that has taken this idempotency key; ``None``: none has. Writes nothing."""
+    try:
+        return journal.commit(Change(once=Once(key), expects=[NEVER]))
+    except StaleDocumentError:
+        return None

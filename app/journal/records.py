@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Self
 
 from app.errors import BusyError, StaleDocumentError
 from app.journal import Delete, Document, Expect, Journal, Put
+from app.journal.events import iso
 
 Autonomy = Literal["observe", "suggest", "ask", "auto"]
 AUTONOMIES: tuple[Autonomy, ...] = ("observe", "suggest", "ask", "auto")
@@ -122,6 +123,7 @@ class Case(Record):
 
 RepairState = Literal[
     "queued",
+    "retrying",
     "running",
     "trying",
     "restoring",
@@ -139,14 +141,21 @@ RepairState = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair(Record):
-    """The work on one broken workflow, from the error to its end.
+    """The work on one broken workflow, from the error to its end. ``repairs/states.py`` has the states.
 
     :ivar error_seq: number of the ``workflow_error`` it answers; known once it was begun.
-    :ivar report: what the callback told, redacted: ``execution``, ``trigger``, ``error``, ``node``.
+    :ivar entered: this very write brought it to its state, so it is what is counted.
+    :ivar times: epoch seconds of its first being in a state; ``costs``: US dollars by turn.
+    :ivar report: what the callback told, redacted: ``execution``, ``trigger``, ``error``, ``node``, ``nodeName``,
+        ``parentId``.
+    :ivar retries: plain repetitions of the failed run that were begun (a remote outage).
+    :ivar delayed: a person was told that it begins later.
     :ivar proposals: how many changes the agent has proposed in this attempt.
     :ivar proposal: the workflow as proposed (name, nodes, connections, settings).
+    :ivar asked: rules that the proposal breaks and a person may allow.
     :ivar base_version_id: version of the workflow that the proposal was made on.
     :ivar trial_version_id: version of the draft that is or was tried; ``trial_run_id``: the run that tried it.
+    :ivar published_version_id: the version that was published.
     :ivar expires_at_s: epoch seconds; a proposal that waits longer is ``expired``.
     """
 
@@ -159,16 +168,23 @@ class Repair(Record):
     attempt: int
     error_seq: int = 0
     state: RepairState = "queued"
+    entered: bool = False
+    times: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     request_id: str | None = None
-    diagnosis: str = ""
+    diagnosis: Literal["", "workflow_bug", "credentials", "quota", "remote_outage", "unknown"] = ""
+    retries: int = 0
+    delayed: bool = False
     summary: str = ""
     proposals: int = 0
     diff: list[dict[str, Any]] = field(default_factory=list)
     proposal: dict[str, Any] | None = None
+    asked: list[str] = field(default_factory=list)
     base_version_id: str = ""
     trial_version_id: str = ""
     trial_run_id: str = ""
+    published_version_id: str = ""
     snapshot_id: str = ""
     expires_at_s: float = 0.0
     decided_by: str = ""
@@ -185,9 +201,13 @@ class Repair(Record):
     @property
     def labels(self) -> tuple[str, ...]:
         labels = [f"session:{self.session_id}", f"workflow:{self.workflow_id}"]
-        if self.state in ("waiting", "publishing", "restoring"):
+        if self.state in ("trying", "waiting", "publishing", "restoring"):
             labels += [self.state, f"{self.state}:{self.session_id}"]
         return tuple(labels)
+
+    def put(self, **changes: Any) -> Put:
+        # Explicit parent: zero-argument super() does not know a class that slots have made anew.
+        return Record.put(self, **{"entered": False, **changes})
 
     def public(self) -> dict[str, Any]:
         """What ``GET /sessions/<id>/repairs`` shows."""
@@ -206,7 +226,25 @@ class Repair(Record):
             "executionId": self.trial_run_id or None,
             "decidedBy": self.decided_by or None,
             "reason": self.reason or None,
+            "asked": self.asked,
+            "retries": self.retries,
+            "costUsd": round(sum(self.costs.values()), 6) if self.costs else None,
+            "times": {state: iso(datetime.fromtimestamp(at_s, UTC)) for state, at_s in self.times.items()},
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildFailure(Record):
+    """A sub-workflow's failure was taken: that of the run which called it is not to be repaired."""
+
+    KIND = "child_failure"
+    parent_run_id: str
+    workflow_id: str
+    workflow_name: str
+
+    @property
+    def key(self) -> str:
+        return self.parent_run_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,19 +273,25 @@ class Snapshot(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollback(Record):
-    """An undo that was asked for and is not finished: the intent that outlives the worker that began it."""
+    """An undo that was asked for and is not finished: the intent that outlives the worker that began it.
+
+    :ivar only_version_id: it is done only while the workflow is in this version; empty: in any.
+    """
 
     KIND = "rollback"
     workflow_id: str
     session_id: str
     snapshot_id: str
     by: str
+    only_version_id: str = ""
 
     @property
     def key(self) -> str:
         return self.workflow_id
 
 
+DECISIONS = "decisions"
+"""The topic that tells of something to be finished: an undo that was decided by nobody at hand."""
 HELD = "held"
 """Label of the dead letters that the bridge replays itself, and the topic that tells of a new one."""
 DeadLetterReason = Literal["no_session", "session_closed", "bad_schema", "too_large", "rate_limited"]

@@ -53,11 +53,13 @@ DOCUMENT = "kind, key, version, body, created_at, updated_at"
 class SqliteJournal:
     """See :class:`app.journal.Journal`. Belongs to the thread and loop that opened it; one per worker process."""
 
-    def __init__(self, path: Path, *, opened: bool = True) -> None:
+    def __init__(self, path: Path, *, opened: bool = True, complete: Callable[[Change], Change] | None = None) -> None:
         """
         :param opened: ``False`` touches nothing before :meth:`open`. Raises as that does.
+        :param complete: gives each change to commit what else belongs into it.
         """
         self._path = path
+        self._complete = complete
         self._closed = True
         if opened:
             self.open()
@@ -87,6 +89,8 @@ class SqliteJournal:
     # -- writes
 
     def commit(self, change: Change) -> Committed:
+        if self._complete is not None:
+            change = self._complete(change)
         committed = self._writer.run(partial(apply, prepare(change)))
         if not committed.duplicate:
             tally.count(change)

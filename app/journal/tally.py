@@ -53,9 +53,9 @@ def _dead_letter(put: Put) -> None:
 
 
 def _repair(put: Put) -> None:
-    # Each of these states is entered once and not written again. "restoring" becomes "failed" once the draft is back.
+    # What is written of it later counts nothing. "restoring" becomes "failed" once the draft is back.
     outcome = _OUTCOMES.get(put.body.get("state"))
-    if outcome is not None:
+    if outcome is not None and put.body.get("entered"):
         outcome.inc()
 
 

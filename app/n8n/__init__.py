@@ -14,9 +14,12 @@ Workflow = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a trial run showed. ``verified`` only with ``execution_id``; else ``reason`` says why not."""
+    """What a trial run showed. ``verified`` only with ``execution_id``; else ``reason`` says why not.
 
-    outcome: Literal["verified", "failed", "unverified"]
+    ``running``: it has not ended; only a plain repetition is looked at before.
+    """
+
+    outcome: Literal["verified", "failed", "unverified", "running"]
     reason: str = ""
     execution_id: str | None = None
 
@@ -48,6 +51,9 @@ class Workflows(Protocol):
         self, workflow_id: str, *, version_id: str, execution_id: str | None, fences: Sequence[Lease] = ()
     ) -> Trial:
         """Run the failed execution again on the draft and judge it; once for each version, however often asked."""
+
+    def run_again(self, workflow_id: str, *, execution_id: str, number: int, fences: Sequence[Lease] = ()) -> Trial:
+        """Run the failed execution again as it was, with the workflow that failed; once for each ``number``."""
 
     def unpublish(self, workflow_id: str, *, fences: Sequence[Lease] = ()) -> Workflow:
         """Stop running it; :raises ConflictError: no n8n is connected."""

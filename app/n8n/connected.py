@@ -32,6 +32,8 @@ LOST_WAIT_S = 2.0
 """So long what a lost answer was about is looked for: n8n may still be at it."""
 PUBLISH_WAIT_S = 5.0
 VERDICT_WAIT_S = 30.0
+AGAIN_WAIT_S = 5.0
+"""So long a plain repetition may hold up its session; whoever looks later finds how it ended."""
 
 _NODE_IDS = uuid.UUID("0b5b0f1e-2f6a-4f0b-9f0e-5a3c1f1d7a52")
 # Who owns it, and copies of what else is there; none of it is of use to an agent or in a snapshot.
@@ -61,8 +63,10 @@ class Intent(Record):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        # ``trial:EXECUTION:VERSION``, under the run that is tried again.
-        return (self.name.rpartition(":")[0],) if self.name.startswith("trial:") else ()
+        if not self.name.startswith("trial:"):
+            return ()
+        # ``trial:EXECUTION:VERSION``, under the run that is tried again, and under the run that this has become.
+        return (self.name.rpartition(":")[0], *((f"run:{self.result_id}",) if self.result_id else ()))
 
 
 def intent_key(name: str) -> str:
@@ -78,6 +82,16 @@ def is_trial(journal: Journal, run_id: str | None, *, retry_of: str) -> bool:
         elif known.stored_at is not None and (datetime.now(UTC) - known.stored_at).total_seconds() < ECHO_S:
             return True
     return False
+
+
+def is_trial_run(journal: Journal, run_id: str) -> bool:
+    """Whether that run is a trial of ours that n8n has named."""
+    return bool(Intent.find(journal, f"run:{run_id}", limit=1))
+
+
+def has_unnamed_trial(journal: Journal, failed_run_id: str) -> bool:
+    """Whether a trial of that failed run may be going on whose own run is not known yet."""
+    return any(not known.result_id for known in Intent.find(journal, f"trial:{failed_run_id}"))
 
 
 class DraftNotKeptError(N8nError):
@@ -257,6 +271,53 @@ class ConnectedWorkflows:
         self._conclude(known, run_id)
         return self._judge(run_id, version_id)
 
+    def run_again(self, workflow_id: str, *, execution_id: str, number: int, fences: Sequence[Lease] = ()) -> Trial:
+        """See the protocol. Where the failed run was repeated successfully by a person, that is it."""
+        name = f"trial:{execution_id}:again-{number}"
+        known = Intent.get(self._journal, intent_key(name))
+        if known is None:
+            try:
+                failed = self._client.get_execution(execution_id)
+            except ExecutionNotFoundError:
+                return Trial("unverified", "n8n did not keep the failed run, so it cannot be repeated")
+            if failed.get("retrySuccessId"):
+                return Trial("verified", execution_id=str(failed["retrySuccessId"]))
+            known, begun = self._begin(name, fences)
+            if begun:
+                try:
+                    self._start_trial(known, execution_id, load_workflow=False, timeout_s=AGAIN_WAIT_S)
+                except (ExecutionNotFoundError, N8nConflictError, N8nRefusedError) as exc:
+                    return Trial("unverified", clean(exc.detail))
+                known = Intent.get(self._journal, known.key) or known
+        run_id = known.result_id or self._find_again(workflow_id, execution_id)
+        if run_id is None:
+            return Trial("unverified", "no run of the repetition is to be found, and it is not started twice")
+        self._conclude(known, run_id)
+        return self._outcome(run_id)
+
+    def _find_again(self, workflow_id: str, execution_id: str) -> str | None:
+        taken = {known.result_id for known in Intent.find(self._journal, f"trial:{execution_id}")}
+        deadline = time.monotonic() + self._lost_wait_s
+        while True:
+            found = [str(run["id"]) for run in self._client.find_retries(workflow_id, execution_id)]
+            if run_id := next((run_id for run_id in found if run_id not in taken), None):
+                return run_id
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.2)
+
+    def _outcome(self, run_id: str) -> Trial:
+        """How a run stands, without waiting for it."""
+        try:
+            status = str(self._client.get_execution(run_id).get("status"))
+            if status == "success":
+                return Trial("verified", execution_id=run_id)
+            if status in _UNFINISHED:
+                return Trial("running", f"the run is {status}", run_id)
+            return Trial("failed", self._failure(run_id), run_id)
+        except ExecutionNotFoundError:
+            return Trial("unverified", "n8n did not keep the repetition's run", run_id)
+
     def _cannot_try(self, workflow_id: str, version_id: str, execution_id: str) -> str:
         """Why this trial would show nothing; empty: go on."""
         if self._client.get_workflow(workflow_id)["versionId"] != version_id:
@@ -269,13 +330,17 @@ class ConnectedWorkflows:
             return "the failed run belongs to another workflow"
         return ""
 
-    def _start_trial(self, known: Intent, execution_id: str) -> None:
+    def _start_trial(
+        self, known: Intent, execution_id: str, *, load_workflow: bool = True, timeout_s: float | None = None
+    ) -> None:
         """Send the retry. Where its answer is lost nothing is raised: its run is to be looked for.
 
         :raises N8nError: it was not done, and may be sent again. :raises ExecutionNotFoundError: likewise.
         """
         try:
-            run = self._client.retry_execution(execution_id, timeout_s=self._verdict_wait_s)
+            run = self._client.retry_execution(
+                execution_id, load_workflow=load_workflow, timeout_s=timeout_s or self._verdict_wait_s
+            )
         except (N8nError, ExecutionNotFoundError) as exc:
             if _maybe_done(exc):
                 return

@@ -88,6 +88,9 @@ class Drafts:
     ) -> Trial:
         return Trial("unverified", "no n8n connected")
 
+    def run_again(self, workflow_id: str, *, execution_id: str, number: int, fences: Sequence[Lease] = ()) -> Trial:
+        return Trial("unverified", "no n8n connected")
+
     def unpublish(self, workflow_id: str, *, fences: Sequence[Lease] = ()) -> Workflow:
         raise ConflictError("No n8n is connected, so nothing is running.")
 

@@ -13,7 +13,7 @@ NAME = "settings"
 
 def check_settings(examination: Examination) -> Iterator[Finding]:
     settings = examination.settings
-    found = [*_access(settings), *_n8n(settings), *_callbacks(settings)]
+    found = [*_access(settings), *_n8n(settings), *_callbacks(settings), *_notifications(settings)]
     yield from found
     if not any(finding.state == "problem" for finding in found):
         n8n = settings.n8n_api_url if settings.n8n_connected else "none"
@@ -52,6 +52,12 @@ def _callbacks(settings: Settings) -> Iterator[Finding]:
     if not near and _near(settings.n8n_callback_url):
         detail = f"n8n runs elsewhere and is told to report to {settings.n8n_callback_url}, which is n8n's own machine"
         yield Finding(NAME, "problem", detail, "Set N8N_CALLBACK_URL (or PUBLIC_URL) to the bridge as n8n reaches it.")
+
+
+def _notifications(settings: Settings) -> Iterator[Finding]:
+    if settings.notify_url and not settings.notify_secret:
+        detail = "NOTIFY_SECRET is unset, so who gets the notifications cannot tell that they are the bridge's"
+        yield Finding(NAME, "note", detail, "Set it, and have the signature checked where they arrive.")
 
 
 def _near(url: str) -> bool:

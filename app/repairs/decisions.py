@@ -1,61 +1,31 @@
-"""What people decide about repairs, and what follows: approve, reject, expire, one more try, undo.
-
-A decision is durable before anything is written, and the write can be repeated by whoever finds it unfinished:
-``publishing`` in a repair's state is the intent, and each step recognises that it was done.
-"""
+"""What people decide about repairs: approve, reject, one more try, undo; and what expires."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
-import gevent
-
-from app.errors import (
-    BaseError,
-    BusyError,
-    ConflictError,
-    N8nError,
-    NotFoundError,
-    SessionNotFoundError,
-    StaleDocumentError,
-    WorkflowNotFoundError,
-)
-from app.journal import Change, Journal, Lease, NewInput, events
-from app.journal.records import Case, Registration, Repair, RepairState, Rollback, Snapshot, retry_stale
+from app.errors import BaseError, ConflictError, NotFoundError
+from app.journal import Change, Journal, NewInput, events
+from app.journal.records import Case, Registration, Repair, Rollback, Snapshot, retry_stale
 from app.n8n import Workflow, Workflows
-from app.n8n.errors import N8nConflictError, N8nRefusedError
-from app.n8n.workflows import canonical_hash, editable
+from app.n8n.workflows import canonical_hash
 from app.repairs import policy, snapshots
-from app.telemetry.redaction import redact_text
+from app.repairs.publication import BRIDGE, Publication
+from app.repairs.states import moved
 
-WORKFLOW_WAIT_S = 5.0
 PERSON = "person"
-_DEFAULTS: dict[str, str | int] = {
-    "timezone": "DEFAULT",
-    "saveDataErrorExecution": "DEFAULT",
-    "saveDataSuccessExecution": "DEFAULT",
-    "saveManualExecutions": "DEFAULT",
-    "saveExecutionProgress": "DEFAULT",
-    "executionTimeout": -1,
-}
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """:ivar holder: this worker's name, for leases; ``lease_s``: for how long one outlives a worker that is gone."""
-
     journal: Journal
     workflows: Workflows
-    holder: str
-    lease_s: float = 10.0
+    publication: Publication
 
     # -- a repair that waits
 
@@ -64,27 +34,27 @@ class Decisions:
 
         :raises NotFoundError: no such repair in this session. :raises ConflictError: it does not wait (any more).
         """
-        with self.on_workflow(self._waiting(session_id, repair_id).workflow_id) as lease:
+        with self.publication.on_workflow(self._waiting(session_id, repair_id).workflow_id) as lease:
             repair = self._waiting(session_id, repair_id)
             change = Change(
                 session_id=session_id,
                 events=[events.repair_decided(repair_id, "approved", by=by)],
-                puts=[repair.put(state="publishing", decided_by=by)],
+                puts=[moved(repair, "publishing", decided_by=by)],
                 fences=[lease],
             )
-            self._once(change)
-            self.publish(repair_id, lease)
+            self.publication.once(change)
+            self.publication.publish(repair_id, lease)
 
     def reject(self, session_id: str, repair_id: str, *, by: str = PERSON) -> None:
         """Turn a waiting repair down. Raises as :meth:`approve`."""
-        self._end(self._waiting(session_id, repair_id), "rejected", by=by)
+        self.publication.end(self._waiting(session_id, repair_id), "rejected", by=by)
 
     def expire(self) -> None:
         """End what has waited too long. A chore: run by one worker at a time."""
         for repair in Repair.find(self.journal, "waiting", limit=1000):
             if repair.expires_at_s <= time.time():
                 try:
-                    self._end(repair, "expired", by="bridge")
+                    self.publication.end(repair, "expired", by=BRIDGE)
                 except ConflictError:
                     continue
                 except BaseError as exc:
@@ -114,6 +84,7 @@ class Decisions:
             signature=signature,
             error_seq=former.error_seq,
             attempt=case.attempts + 1,
+            times={"queued": round(time.time(), 3)},
             report=former.report,
         )
         change = Change(
@@ -125,7 +96,7 @@ class Decisions:
             ],
             add=NewInput("repair", seq=former.error_seq, key=repair.repair_id),
         )
-        self._once(change)
+        self.publication.once(change)
 
     def roll_back(self, session_id: str, workflow_id: str, snapshot_id: str | None, *, by: str = PERSON) -> None:
         """Restore a snapshot exactly; the newest that was not taken by an undo where none is named.
@@ -140,206 +111,29 @@ class Decisions:
         )
         if snapshot is None or snapshot.workflow_id != workflow_id:
             raise NotFoundError("This workflow has no such snapshot.")
-        self._stop_repairs(session_id, workflow_id)
-        with self.on_workflow(workflow_id) as lease:
-            if canonical_hash(self.workflows.get(workflow_id)) == snapshot.hash:
+        stopped = self._stop_repairs(session_id, workflow_id)
+        with self.publication.on_workflow(workflow_id) as lease:
+            current = self.workflows.get(workflow_id)
+            # Where a repair was stopped for it, its draft may have been put back by a chore in between.
+            if canonical_hash(current) == snapshot.hash and not stopped:
                 raise ConflictError("The workflow is as it was in this snapshot already.")
+            if not snapshot_id and self._is_edited(current, snapshot):
+                raise ConflictError(
+                    "Somebody has edited this workflow since its repair, and an undo would take that back, too. Name "
+                    f"the snapshot ({snapshot.snapshot_id}) to restore it all the same."
+                )
             rollback = Rollback(workflow_id=workflow_id, session_id=session_id, snapshot_id=snapshot.snapshot_id, by=by)
-            self._once(Change(puts=[rollback.put()], fences=[lease]))
-            self._restore(workflow_id, lease)
-
-    def finish(self) -> bool:
-        """Go on with what people decided and a lost worker left unfinished. A chore; safe beside workers at work.
-
-        :returns: whether something is left, because its worker may be alive or because it did not work now.
-        """
-        unfinished: list[tuple[str, Callable[[Lease], None]]] = [
-            *((r.workflow_id, partial(self.publish, r.repair_id)) for r in Repair.find(self.journal, "publishing")),
-            *(
-                (r.workflow_id, partial(self._end_restoring, r.repair_id))
-                for r in Repair.find(self.journal, "restoring")
-            ),
-            *((r.workflow_id, partial(self._restore, r.workflow_id)) for r in Rollback.find(self.journal)),
-        ]
-        left = False
-        for workflow_id, go_on in unfinished:
-            lease = self.journal.acquire(snapshots.lease_name(workflow_id), self.holder, ttl_s=self.lease_s)
-            if lease is None:
-                left = True
-                continue
-            try:
-                with self._keeping(lease):
-                    go_on(lease)
-            except BaseError as exc:
-                # One that cannot be finished must not keep the others from it.
-                log.warning("a decision could not be finished: %s", exc, extra={"workflowId": workflow_id})
-                left = True
-        return left
+            self.publication.once(Change(puts=[rollback.put()], fences=[lease]))
+            self.publication.restore(workflow_id, lease)
 
     # -- how it is done
 
-    def publish(self, repair_id: str, lease: Lease) -> None:
-        """Publish a repair that is ``publishing``; safe to call again, by whoever holds the workflow's ``lease``.
-
-        :raises N8nError: n8n cannot do it now; it stays ``publishing``.
-        """
-        repair = Repair.get(self.journal, repair_id)
-        if repair is None or repair.state != "publishing" or repair.proposal is None:
-            return
-        try:
-            current = self.workflows.get(repair.workflow_id)
-            version_id = repair.trial_version_id
-            if not version_id:
-                snapshot_id = self.snapshot(current, cause="repair", for_write=repair_id, fences=[lease])
-                if repair.snapshot_id != snapshot_id:
-                    self.journal.commit(Change(puts=[repair.put(snapshot_id=snapshot_id)], fences=[lease]))
-                    repair = Repair.get(self.journal, repair_id) or repair
-                written = self.workflows.put_draft(
-                    repair.workflow_id, repair.proposal or {}, base_version_id=repair.base_version_id, fences=[lease]
-                )
-                version_id = str(written["versionId"])
-            self._activate(current, version_id, lease)
-        except WorkflowNotFoundError:
-            self._end(repair, "failed", by="bridge", reason="The workflow does not exist any more.")
-            return
-        except ConflictError:
-            reason = "The workflow was changed after the repair was proposed; it is left as it is."
-            self._end(repair, "failed", by="bridge", reason=reason)
-            return
-        except (N8nRefusedError, N8nConflictError) as exc:
-            # It will never be taken as it is.
-            ending = self._ending(repair, "failed", by="bridge", reason=exc.detail, state="restoring")
-            self._tell(replace(ending, fences=[lease]))
-            with suppress(N8nError):
-                self._end_restoring(repair_id, lease)
-            return
-        puts = [repair.put(state="published")]
-        case = Case.get(self.journal, repair.case_key)
-        if case is not None:
-            puts.append(case.put(**policy.closing("published", now_s=time.time())))
-        event = events.repair_published(repair_id, repair.snapshot_id)
-        self._tell(Change(session_id=repair.session_id, events=[event], puts=puts, fences=[lease]))
-        log.info("repair published", extra={"workflowId": repair.workflow_id, "sessionId": repair.session_id})
-
-    def put_back(self, repair: Repair, fences: Sequence[Lease]) -> str:
-        """The workflow's draft as it was before the repair's trial; returns its version. A later edit of somebody else
-        is left alone.
-
-        :raises N8nError: n8n cannot do it now.
-        """
-        snapshot = Snapshot.get(self.journal, repair.snapshot_id)
-        if snapshot is None:
-            return repair.base_version_id
-        body = editable(snapshot.workflow)
-        try:
-            base = repair.trial_version_id or self._tried_version(repair)
-            restored = self.workflows.put_draft(repair.workflow_id, body, base_version_id=base, fences=fences)
-        except (ConflictError, WorkflowNotFoundError):
-            log.warning("a trial's draft was changed by others and is left", extra={"workflowId": repair.workflow_id})
-            return repair.base_version_id
-        return str(restored["versionId"])
-
-    def _tried_version(self, repair: Repair) -> str:
-        """The version of the trial's draft, where its worker was lost between that write and the note of it."""
-        try:
-            # On the base of no version: found where it is, never written.
-            found = self.workflows.put_draft(repair.workflow_id, repair.proposal or {}, base_version_id="")
-        except ConflictError:
-            return repair.base_version_id
-        return str(found["versionId"])
-
-    def _end_restoring(self, repair_id: str, lease: Lease) -> None:
-        repair = Repair.get(self.journal, repair_id)
-        if repair is not None and repair.state == "restoring":
-            self.put_back(repair, [lease])
-            self.journal.commit(Change(puts=[repair.put(state="failed")], fences=[lease]))
-
-    def _restore(self, workflow_id: str, lease: Lease) -> None:
-        rollback = Rollback.get(self.journal, workflow_id)
-        snapshot = Snapshot.get(self.journal, rollback.snapshot_id) if rollback else None
-        if rollback is None or snapshot is None:
-            return
-        try:
-            self._write_snapshot(rollback, snapshot, lease)
-        except (N8nRefusedError, N8nConflictError, WorkflowNotFoundError) as exc:
-            # It will never be done: an intent that stayed would be in the way of every other undo.
-            told = events.notice("error", f"The undo failed: {redact_text(exc.detail)}")
-            self._tell(
-                Change(session_id=rollback.session_id, events=[told], deletes=[rollback.delete()], fences=[lease])
-            )
-            raise
-
-    def _write_snapshot(self, rollback: Rollback, snapshot: Snapshot, lease: Lease) -> None:
-        workflow_id = rollback.workflow_id
-        current = self.workflows.get(workflow_id)
-        if canonical_hash(current) != snapshot.hash:
-            name = f"rollback:{current.get('versionId')}"
-            self.snapshot(current, cause="rollback", for_write=name, fences=[lease])
-            base, body = str(current.get("versionId", "")), editable(snapshot.workflow)
-            if self.workflows.connected:
-                # n8n merges settings: one that came since goes only by its default, which n8n does not keep.
-                come = (current.get("settings") or {}).keys() & _DEFAULTS.keys() - body["settings"].keys()
-                body["settings"] = {**body["settings"], **{key: _DEFAULTS[key] for key in come}}
-            written = self.workflows.put_draft(workflow_id, body, base_version_id=base, fences=[lease])
-            current = {**current, "versionId": written["versionId"]}
-        self._activate(current, str(current.get("versionId", "")), lease)
-        puts = []
-        for repair in Repair.find(self.journal, f"workflow:{workflow_id}"):
-            if repair.state == "published" and repair.snapshot_id == snapshot.snapshot_id:
-                puts.append(repair.put(state="rolled_back"))
-                case = Case.get(self.journal, repair.case_key)
-                if case is not None and case.state == "closed":
-                    puts.append(case.put(**policy.closing("rolled_back", now_s=time.time())))
-        event = events.rolled_back(workflow_id, snapshot.snapshot_id, by=rollback.by)
-        change = Change(
-            session_id=rollback.session_id, events=[event], puts=puts, deletes=[rollback.delete()], fences=[lease]
-        )
-        self._tell(change)
-
-    def _activate(self, workflow: Workflow, version_id: str, lease: Lease) -> None:
-        """Make a version the one that runs, where the workflow runs at all: a repair switches nothing on."""
-        if workflow.get("active"):
-            self.workflows.publish(str(workflow["id"]), version_id=version_id, fences=[lease])
-
-    def snapshot(
-        self, workflow: Workflow, *, cause: Literal["repair", "rollback"], for_write: str, fences: Sequence[Lease]
-    ) -> str:
-        """Keep ``workflow`` as it is before the write named ``for_write``; returns the snapshot's id."""
-        snapshot_id, puts, deletes = snapshots.take(self.journal, workflow, cause=cause, for_write=for_write)
-        if puts:
-            self.journal.commit(Change(puts=puts, deletes=deletes, fences=fences))
-        return snapshot_id
-
-    def _end(self, repair: Repair, outcome: str, *, by: str, reason: str = "") -> None:
-        self._tell(self._ending(repair, outcome, by=by, reason=reason))
-
-    def _ending(
-        self, repair: Repair, outcome: str, *, by: str, reason: str = "", state: RepairState = "failed"
-    ) -> Change:
-        is_decision = outcome in ("rejected", "expired")
-        event = (
-            events.repair_decided(repair.repair_id, outcome, by=by)
-            if is_decision
-            else events.repair_failed(repair.workflow_id, redact_text(reason), repair_id=repair.repair_id)
-        )
-        puts = [repair.put(state=outcome if is_decision else state, decided_by=repair.decided_by or by, reason=reason)]
-        case = Case.get(self.journal, repair.case_key)
-        if case is not None and case.repair_id == repair.repair_id:
-            puts.append(case.put(**policy.closing(outcome, now_s=time.time())))
-        return Change(session_id=repair.session_id, events=[event], puts=puts)
-
-    def _tell(self, change: Change) -> None:
-        """Commit what has come to pass, also where its session was closed meanwhile and nobody can be told."""
-        try:
-            self._once(change)
-        except SessionNotFoundError:
-            self._once(replace(change, session_id=None, events=()))
-
-    def _once(self, change: Change) -> None:
-        try:
-            self.journal.commit(change)
-        except StaleDocumentError as exc:
-            raise ConflictError("It was decided already.") from exc
+    def _is_edited(self, current: Workflow, snapshot: Snapshot) -> bool:
+        """Whether somebody has changed the workflow after the repair that the snapshot was taken for."""
+        found = Repair.find(self.journal, f"workflow:{snapshot.workflow_id}")
+        repair = next((r for r in found if r.state == "published" and r.snapshot_id == snapshot.snapshot_id), None)
+        known = repair.published_version_id if repair else ""
+        return bool(known) and current.get("versionId") != known
 
     def _waiting(self, session_id: str, repair_id: str) -> Repair:
         repair = Repair.get(self.journal, repair_id)
@@ -357,53 +151,23 @@ class Decisions:
             raise NotFoundError("This session has no such workflow.")
         return registration
 
-    def _stop_repairs(self, session_id: str, workflow_id: str) -> None:
-        """Cancel the workflow's running repair and drop its queued ones."""
-        for found in self.journal.pending(session_id):
-            if found.kind == "repair":
-                retry_stale(partial(self._stop_repair, session_id, workflow_id, found.input_id))
+    def _stop_repairs(self, session_id: str, workflow_id: str) -> bool:
+        """Cancel the workflow's running repair and drop its queued ones; whether there was any."""
+        inputs = [found for found in self.journal.pending(session_id) if found.kind == "repair"]
+        stopped: list[bool] = [
+            retry_stale(partial(self._stop_repair, session_id, workflow_id, found.input_id)) for found in inputs
+        ]
+        return any(stopped)
 
-    def _stop_repair(self, session_id: str, workflow_id: str, input_id: int) -> None:
+    def _stop_repair(self, session_id: str, workflow_id: str, input_id: int) -> bool:
         found = next((i for i in self.journal.pending(session_id) if i.input_id == input_id), None)
         repair = Repair.get(self.journal, found.key) if found else None
         if found is None or repair is None or repair.workflow_id != workflow_id:
-            return
+            return False
         if found.turn_id:
             self.journal.commit(Change(session_id=session_id, cancel_turn=found.turn_id))
-        elif repair.state in ("queued", "running"):
+        elif repair.state in ("queued", "retrying", "running"):
             # In one change, and refused where a turn has begun: the input never goes without its repair.
-            ending = self._ending(repair, "failed", by=PERSON, reason="The workflow was rolled back.")
+            ending = self.publication.ending(repair, "failed", by=PERSON, reason="The workflow was rolled back.")
             self.journal.commit(replace(ending, answer=input_id))
-
-    @contextmanager
-    def on_workflow(self, workflow_id: str) -> Iterator[Lease]:
-        """Hold the workflow's lease, waiting a moment for whoever has it.
-
-        :raises BusyError: it was not free in time.
-        """
-        deadline = time.monotonic() + WORKFLOW_WAIT_S
-        name = snapshots.lease_name(workflow_id)
-        while (lease := self.journal.acquire(name, self.holder, ttl_s=self.lease_s)) is None:
-            if time.monotonic() >= deadline:
-                raise BusyError("This workflow is being changed right now.")
-            gevent.sleep(0.05)
-        with self._keeping(lease):
-            yield lease
-
-    @contextmanager
-    def _keeping(self, lease: Lease) -> Iterator[None]:
-        """Renew a lease for as long as this lasts, then give it back."""
-        keeper = gevent.spawn(self._keep, lease)
-        try:
-            yield
-        finally:
-            keeper.kill(block=False)
-            self.journal.release(lease)
-
-    def _keep(self, lease: Lease) -> None:
-        while True:
-            gevent.sleep(self.lease_s / 3)
-            try:
-                self.journal.renew([lease], ttl_s=self.lease_s)
-            except BaseError as exc:
-                log.warning("renewing a workflow's lease failed: %s", exc)
+        return True

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from app.journal import Journal
-from app.journal.records import AUTONOMIES, Autonomy, Case, Ceiling
+from app.journal.records import AUTONOMIES, Autonomy, Case, Ceiling, Registration
 
 Verdict = Literal["queued", "coalesced", "blocked", "observed"]
 Diagnosis = Literal["workflow_bug", "credentials", "quota", "remote_outage", "unknown"]
 
 MAX_ATTEMPTS = 3
 CAME_BACK_S = 7 * 86_400.0
+UNDO_S = 3_600.0
+"""A published repair whose error comes back so soon is undone by the bridge itself."""
 DIAGNOSIS_HOLDS_S = 3_600.0
 APPROVAL_S = 86_400.0
 SUBWORKFLOW_WAIT_S = 3.0
@@ -45,16 +47,24 @@ def effective_autonomy(journal: Journal, own: Autonomy) -> Autonomy:
     return min(own, ceiling.autonomy, key=AUTONOMIES.index) if ceiling else own
 
 
+def autonomy_of(journal: Journal, workflow_id: str) -> Autonomy:
+    """How far a repair of this workflow may go now; one that nobody owns any more is only observed."""
+    registration = Registration.get(journal, workflow_id)
+    return effective_autonomy(journal, registration.autonomy) if registration else "observe"
+
+
 # -- taking an error
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What to do with an error: the answer for n8n, the case as it is afterwards, why (for ``blocked``)."""
+    """What to do with an error: the answer for n8n, the case as it is afterwards, why (for ``blocked``), and whether
+    the repair that was published for it is to be undone."""
 
     verdict: Verdict
     case: dict[str, Any]
     reason: str = ""
+    undo: bool = False
 
 
 def take(case: Case, *, autonomy: Autonomy, repair_id: str, now_s: float, late: bool = False) -> Taken:
@@ -74,12 +84,11 @@ def take(case: Case, *, autonomy: Autonomy, repair_id: str, now_s: float, late: 
     if late and case.outcome == "published":
         return Taken("coalesced", counted)
     if case.outcome in ("published", "rolled_back") and since_s < CAME_BACK_S:
-        reason = (
-            "The same error came back after its repair."
-            if case.outcome == "published"
-            else ("The same error came back after its repair was rolled back.")
-        )
-        return Taken("blocked", {**counted, "state": "blocked"}, reason)
+        # A brake that was put on since forbids this write, too.
+        undo = case.outcome == "published" and since_s < UNDO_S and autonomy in ("ask", "auto")
+        after = "its repair" if case.outcome == "published" else "its repair was rolled back"
+        reason = f"The same error came back after {after}." + (" The repair is undone." if undo else "")
+        return Taken("blocked", {**counted, "state": "blocked"}, reason, undo)
     if case.outcome == "not_a_bug" and since_s < DIAGNOSIS_HOLDS_S:
         return Taken("coalesced", counted)
     fresh = case.outcome in ("", "published", "rolled_back", "not_a_bug")

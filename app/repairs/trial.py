@@ -7,22 +7,25 @@ before the next one begins, so a worker that was overtaken changes nothing, and 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from app.errors import ConflictError, ValidationError, WorkflowNotFoundError
 from app.journal import Change, Journal, Lease, NewEvent, events
-from app.journal.records import Autonomy, Case, Registration, Repair
+from app.journal.records import Case, Repair
 from app.n8n import Trial, Workflow, Workflows
-from app.n8n.connected import DraftNotKeptError
+from app.n8n.connected import DraftNotKeptError, has_unnamed_trial, is_trial_run
 from app.n8n.diff import describe, diff
 from app.n8n.errors import N8nRefusedError
 from app.n8n.javascript import new_code_problems
 from app.n8n.workflows import editable, find_node, validate
 from app.repairs import fence, policy, proof
-from app.repairs.decisions import Decisions
+from app.repairs.asking import ask
+from app.repairs.publication import Publication
+from app.repairs.states import moved
 
 MAX_PROPOSALS = 3
 MAX_SUMMARY = 1_000
@@ -45,7 +48,7 @@ class Proposer:
 
     journal: Journal
     workflows: Workflows
-    decisions: Decisions
+    publication: Publication
 
     def propose(self, repair_id: str, proposal: Mapping[str, Any], summary: str, *, turn_id: str, lease: Lease) -> str:
         """Judge one proposal; returns the verdict as text for the agent.
@@ -62,7 +65,7 @@ class Proposer:
             raise ConflictError("This repair is not open for proposals any more.")
         if repair.proposals >= MAX_PROPOSALS:
             raise ConflictError(f"All {MAX_PROPOSALS} proposals of this attempt are used up. Stop here.")
-        autonomy = self._autonomy(repair.workflow_id)
+        autonomy = policy.autonomy_of(self.journal, repair.workflow_id)
         if autonomy == "observe":
             raise ConflictError("This workflow is only observed now; nothing may be proposed for it.")
         base = self.workflows.get(repair.workflow_id)
@@ -105,7 +108,7 @@ class Proposer:
         change = Change(
             session_id=repair.session_id,
             events=[event],
-            puts=[repair.put(**{**proposed, "state": "trying"})],
+            puts=[moved(repair, "trying", **proposed)],
             fences=[lease],
         )
         self.journal.commit(change)
@@ -117,7 +120,7 @@ class Proposer:
         :returns: the verdict for the agent. The repair is ``running`` again where the trial failed.
         """
         repair = _fresh(self.journal, repair_id)
-        with self.decisions.on_workflow(repair.workflow_id) as held:
+        with self.publication.on_workflow(repair.workflow_id) as held:
             fences = [lease, held]
             # Asked anew before each write: the brake is for what runs, too.
             if self._is_stopped(repair):
@@ -130,28 +133,28 @@ class Proposer:
             except (N8nRefusedError, DraftNotKeptError) as exc:
                 repair = _fresh(self.journal, repair_id)
                 if isinstance(exc, DraftNotKeptError):
-                    self.decisions.put_back(replace(repair, trial_version_id=exc.version_id), fences)
+                    self.publication.put_back(replace(repair, trial_version_id=exc.version_id), fences)
                 return self._failed(repair, {}, Trial("failed", exc.detail), turn_id, fences)
             if self._is_stopped(repair):
                 return self._withdraw(repair, turn_id, fences)
             trial = self._try(repair, fences)
             if self._is_stopped(repair):
                 return self._withdraw(repair, turn_id, fences)
-            if trial.outcome == "verified" and self._autonomy(repair.workflow_id) == "auto":
+            if trial.outcome == "verified" and policy.autonomy_of(self.journal, repair.workflow_id) == "auto":
                 self._publish(repair, trial, turn_id, fences, held)
                 return f"Verified by the run {trial.execution_id} and published. The repair is done."
-            base_version_id = self.decisions.put_back(repair, fences)
+            base_version_id = self.publication.put_back(repair, fences)
             changes = {"base_version_id": base_version_id, "trial_run_id": trial.execution_id or ""}
             if trial.outcome == "failed":
                 return self._failed(repair, changes, trial, turn_id, fences)
             return self._wait(repair, [], changes, trial, turn_id, lease)
 
     def _is_stopped(self, repair: Repair) -> bool:
-        return self._autonomy(repair.workflow_id) in ("observe", "suggest")
+        return policy.autonomy_of(self.journal, repair.workflow_id) in ("observe", "suggest")
 
     def _withdraw(self, repair: Repair, turn_id: str, fences: list[Lease]) -> str:
         """End a trial that is not allowed any more."""
-        base_version_id = self.decisions.put_back(repair, fences)
+        base_version_id = self.publication.put_back(repair, fences)
         changes = {"base_version_id": base_version_id, "trial_version_id": ""}
         return self._suggest(repair, [], changes, "its autonomy was lowered meanwhile", turn_id, fences[0])
 
@@ -163,7 +166,7 @@ class Proposer:
             return repair
         current = self.workflows.get(repair.workflow_id)
         name = f"{repair.repair_id}:{repair.proposals}"
-        snapshot_id = self.decisions.snapshot(current, cause="repair", for_write=name, fences=fences)
+        snapshot_id = self.publication.snapshot(current, cause="repair", for_write=name, fences=fences)
         if repair.snapshot_id != snapshot_id:
             self.journal.commit(Change(puts=[repair.put(snapshot_id=snapshot_id)], fences=fences))
             repair = _fresh(self.journal, repair.repair_id)
@@ -188,15 +191,15 @@ class Proposer:
         change = Change(
             session_id=repair.session_id,
             events=[events.repair_verified(repair.repair_id, execution_id, turn_id=turn_id)],
-            puts=[repair.put(state="publishing", decided_by="bridge", trial_run_id=execution_id)],
+            puts=[moved(repair, "publishing", decided_by="bridge", trial_run_id=execution_id)],
             fences=fences,
         )
         self.journal.commit(change)
-        self.decisions.publish(repair.repair_id, held)
+        self.publication.publish(repair.repair_id, held)
 
     def _failed(self, repair: Repair, changes: dict[str, Any], trial: Trial, turn_id: str, fences: list[Lease]) -> str:
         event = events.repair_unverified(repair.repair_id, f"The trial failed: {trial.reason}", turn_id=turn_id)
-        put = repair.put(**{**changes, "state": "running", "trial_version_id": "", "reason": trial.reason})
+        put = moved(repair, "running", **{**changes, "trial_version_id": "", "reason": trial.reason})
         self.journal.commit(Change(session_id=repair.session_id, events=[event], puts=[put], fences=fences))
         left = MAX_PROPOSALS - repair.proposals
         return (
@@ -209,7 +212,7 @@ class Proposer:
     ) -> str:
         reason = f"Only suggested: {why}."
         case = Case.get(self.journal, repair.case_key)
-        puts = [repair.put(**{**changes, "state": "unverified", "reason": reason})]
+        puts = [moved(repair, "unverified", **{**changes, "reason": reason})]
         if case is not None:
             puts.append(case.put(**policy.closing("unverified", now_s=datetime.now(UTC).timestamp())))
         change = Change(
@@ -231,7 +234,6 @@ class Proposer:
         turn_id: str,
         lease: Lease,
     ) -> str:
-        expires_at = datetime.now(UTC) + timedelta(seconds=policy.APPROVAL_S)
         verified = trial.outcome == "verified"
         reason = (
             "It was verified; the workflow's autonomy asks a person to publish it."
@@ -243,27 +245,32 @@ class Proposer:
             if verified
             else events.repair_unverified(repair.repair_id, trial.reason, turn_id=turn_id)
         )
-        waiting = {"state": "waiting", "reason": reason, "expires_at_s": expires_at.timestamp(), "trial_version_id": ""}
-        change = Change(
-            session_id=repair.session_id,
-            events=[*told, judged, events.repair_waiting(repair.repair_id, reason, expires_at, turn_id=turn_id)],
-            puts=[repair.put(**{**changes, **waiting})],
-            fences=[lease],
-        )
-        self.journal.commit(change)
+        appended, put = ask(repair, judged, reason, turn_id=turn_id, told=told, changes=changes)
+        self.journal.commit(Change(session_id=repair.session_id, events=appended, puts=[put], fences=[lease]))
         entries: Any = changes.get("diff", repair.diff)
         verdict = "Verified" if verified else f"Not verified: {trial.reason}"
         return f"{verdict}. The person was asked to approve it; you are done.\n{describe(entries)}"
-
-    def _autonomy(self, workflow_id: str) -> Autonomy:
-        registration = Registration.get(self.journal, workflow_id)
-        return policy.effective_autonomy(self.journal, registration.autonomy) if registration else "observe"
 
 
 def _cannot_try(repair: Repair, base: Workflow, wanted: Workflow, changes: Sequence[Mapping[str, Any]]) -> str:
     """Why running the failed run again would prove nothing, or may not be done; empty: it may be tried."""
     node_name = repair.report.get("nodeName")
     return proof.cannot_prove(changes, wanted, node_name) or proof.may_not_repeat(find_node(base, name=node_name))
+
+
+def is_called_by_trial(journal: Journal, parent_run_id: str, workflow_id: str) -> bool:
+    """Whether the run ``parent_run_id``, which has called ``workflow_id`` as a sub-workflow, is a trial of ours.
+
+    One whose run n8n has not named yet is told by its workflow, which names the one that it calls.
+    """
+    if is_trial_run(journal, parent_run_id):
+        return True
+    for repair in Repair.find(journal, "trying"):
+        failed_run_id = str((repair.report.get("execution") or {}).get("id") or "")
+        calls = json.dumps(workflow_id) in json.dumps(repair.proposal)
+        if calls and has_unnamed_trial(journal, failed_run_id):
+            return True
+    return False
 
 
 def is_partial(workflow: Mapping[str, Any]) -> bool:

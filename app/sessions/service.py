@@ -20,7 +20,6 @@ from app.journal import (
     Activity,
     Change,
     Committed,
-    Expect,
     Hold,
     Journal,
     NewInput,
@@ -29,11 +28,13 @@ from app.journal import (
     Put,
     Session,
     events,
+    find_once,
 )
-from app.journal.records import Autonomy, OpenConnection, Registration, Repair, retry_stale
+from app.journal.records import Autonomy, OpenConnection, Registration, Repair, RepairState, retry_stale
 from app.n8n import Workflows
 from app.n8n.workflows import editable
 from app.repairs.decisions import PERSON, Decisions
+from app.repairs.states import moved
 from app.sessions import frames
 from app.telemetry.redaction import redact_text
 from app.web.limits import Limits, refused_by_change
@@ -44,9 +45,13 @@ ROOM_TRIES = 100
 """Each that is in vain means that somebody else's was not."""
 SLEEPERS_AT_ONCE = 200
 HOLDS = (Hold(OpenConnection.KIND, "session:"), Hold(Repair.KIND, "waiting:"))
-NEVER = Expect("never", "never", 1)
-"""A change that expects this writes nothing; what has taken its idempotency key is told before."""
 _ENDED = "Its session was ended."
+_ENDINGS: dict[RepairState, RepairState] = {
+    "queued": "failed",
+    "retrying": "failed",
+    "running": "failed",
+    "trying": "restoring",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +214,8 @@ class Sessions:
     def _close(self, session_id: str, reason: str) -> None:
         # Nobody will decide what waits here, and once the session is closed no event could tell of its end.
         waiting = Repair.find(self.journal, f"waiting:{session_id}", limit=1000)
-        # Its turn ends with the session; the chores put the trial's draft back.
-        tried = [r for r in Repair.find(self.journal, f"session:{session_id}", limit=1000) if r.state == "trying"]
+        # Their turns end with the session; the chores put a trial's draft back.
+        left = [r for r in Repair.find(self.journal, f"session:{session_id}", limit=1000) if r.state in _ENDINGS]
         change = Change(
             session_id=session_id,
             events=[
@@ -218,8 +223,8 @@ class Sessions:
                 events.session_closed(reason),
             ],
             puts=[
-                *(repair.put(state="expired", decided_by="bridge", reason=_ENDED) for repair in waiting),
-                *(repair.put(state="restoring", reason=_ENDED) for repair in tried),
+                *(moved(repair, "expired", decided_by="bridge", reason=_ENDED) for repair in waiting),
+                *(moved(repair, _ENDINGS[repair.state], reason=_ENDED) for repair in left),
             ],
             close_session=True,
         )
@@ -283,12 +288,10 @@ class Sessions:
 
         :raises RateLimitError: ``refused``; there is none.
         """
-        try:
-            if key is not None:
-                return self.journal.commit(Change(once=Once(key), expects=[NEVER])).seq
-        except StaleDocumentError:
-            pass
-        raise refused_by_change("messages", refused)
+        said = find_once(self.journal, key) if key is not None else None
+        if said is None:
+            raise refused_by_change("messages", refused)
+        return said.seq
 
     def _with_room(self, change: Change) -> Committed:
         """Commit what needs a place among the live sessions; each refusal puts an idle one to sleep, or is final."""

@@ -17,7 +17,7 @@ from app.n8n import Workflow, Workflows
 from app.n8n.javascript import code_problems, new_code_problems
 from app.n8n.workflows import canonical_json, editable, validate
 from app.repairs import snapshots
-from app.repairs.decisions import Decisions
+from app.repairs.publication import Publication
 from app.repairs.trial import FenceError, Proposer
 from app.shapes import read_value
 from app.tools.mcp import ToolResult, ToolSpec
@@ -78,7 +78,7 @@ class Catalog:
 
     journal: Journal
     workflows: Workflows
-    decisions: Decisions
+    publication: Publication
     autonomy: Autonomy
 
     def tools_for(self, claim: Claim, *, turn_id: str) -> TurnCatalog:
@@ -143,7 +143,7 @@ class _Turn:
         self._journal = catalog.journal
         self._workflows = catalog.workflows
         self._autonomy = catalog.autonomy
-        self._proposer = Proposer(catalog.journal, catalog.workflows, catalog.decisions)
+        self._proposer = Proposer(catalog.journal, catalog.workflows, catalog.publication)
         self._claim = claim
         self._session_id = claim.input.session_id
         self._turn_id = turn_id

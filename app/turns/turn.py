@@ -103,14 +103,14 @@ class Turns:
 
     def _answer(self, running: RunningTurn) -> None:
         claim, turn_id = running.claim, running.turn_id
-        opening = self.attempts.open(claim.input, turn_id=turn_id) if claim.input.kind == "repair" else None
+        opening = self.attempts.open(claim, turn_id=turn_id) if claim.input.kind == "repair" else None
         lost = end_lost_turn(self.journal, self.attempts, claim, done=opening is not None and opening.done)
         if lost.over:
             self._commit(claim, lost.events, puts=lost.puts, answer=True)
             lost.tell()
             return
         if opening is not None and opening.facts is None:
-            self._commit(claim, [*lost.events, *opening.events], puts=opening.puts, answer=True)
+            self._settle(claim, opening, lost.events)
             lost.tell()
             return
         found = self.journal.events(claim.input.session_id, after=claim.input.seq - 1, limit=1)
@@ -223,6 +223,8 @@ class Turns:
             outcome, error = ("cancelled" if mine and mine.cancelled else "interrupted"), None
         elif running.stop == "n8n_away":
             outcome, error = "interrupted", "n8n is away; this goes on when it is back."
+        if opening is not None and finished.cost_usd is not None:
+            self.attempts.note_cost(opening.repair_id, turn_id=turn_id, cost_usd=finished.cost_usd, lease=claim.lease)
         end = events.turn_finished(
             outcome,
             turn_id=turn_id,
@@ -238,7 +240,9 @@ class Turns:
             more: tuple[list[NewEvent], list[Put]] = ([], [])
             if opening is not None:
                 reason = "It was cancelled." if outcome == "cancelled" else error or "The agent proposed no change."
-                more = self.attempts.conclude(opening.repair_id, reason=reason, turn_id=turn_id)
+                more = self.attempts.conclude(
+                    opening.repair_id, reason=reason, turn_id=turn_id, completed=outcome == "completed"
+                )
             output.finish([*more[0], end], puts=more[1], answer=claim.input.input_id)
         self._tell_end(running, outcome, error)
 
@@ -279,6 +283,20 @@ class Turns:
         except BaseError as exc:
             log.warning("an input could not be postponed: %s", exc)
             gevent.sleep(LOOK_S)
+
+    def _settle(self, claim: Claim, opening: Opening, before: Sequence[NewEvent]) -> None:
+        """Answer a repair's input without an agent, or put it off."""
+        input_id, again_s = claim.input.input_id, opening.postpone_s
+        change = Change(
+            session_id=claim.input.session_id,
+            events=[*before, *opening.events],
+            fences=[claim.lease],
+            puts=opening.puts,
+            deletes=opening.deletes,
+            answer=input_id if again_s is None else None,
+            postpone=Postpone(input_id, again_s) if again_s is not None else None,
+        )
+        self.journal.commit(change)
 
     def _commit(
         self,

@@ -12,11 +12,10 @@ import pytest
 
 from tests.support.client import Client
 from tests.support.projects import copy_project
-from tests.support.server import BridgeServer
+from tests.support.server import UNLIMITED, BridgeServer
 
 ACCESS, OLD_ACCESS = "access-token-now", "access-token-before"
 SECRET, OLD_SECRET = "callback-secret-now", "callback-secret-before"
-UNLIMITED = {f"RATE_LIMIT_{name}_PER_MINUTE": 0 for name in ("WS", "CALLBACKS", "MESSAGES", "HEALTH", "AUTH_FAILURES")}
 POLLING_URLS = "Every 10 minutes get http://127.0.0.1:9/a and post it to http://127.0.0.1:9/b"
 WEBHOOK = "a webhook that answers hello"
 

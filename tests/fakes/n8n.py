@@ -21,7 +21,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -118,6 +118,7 @@ class FakeN8n:
     :ivar clock_ahead_s: of its ``Date`` header.
     :ivar first_run_id: where several report to one bridge, which knows a report by its run's id.
     :ivar lists_credentials: whether this n8n has ``GET /credentials``.
+    :ivar calls_back: ``False``: n8n is killed each time before its error workflow has told of a failure.
     :ivar retry_pause_s, wait_s, give_up_s: stand in for the 5 s, 70 s and 24 h of the error workflow.
     """
 
@@ -128,6 +129,7 @@ class FakeN8n:
         self.version, self.tells_anybody, self.clock_ahead_s = "2.41.1", False, 0.0
         self.ready = True
         self.first_run_id = 1
+        self.calls_back = True
         self.http: dict[str, list[int | str]] = {}
         self.retry_pause_s, self.wait_s, self.give_up_s = 0.02, 0.1, 10.0
         self.requests: list[Request] = []
@@ -139,8 +141,9 @@ class FakeN8n:
         self.credentials: dict[str, Json] = {}
         self._faults: list[Fault] = []
         self._publication, self._runs, self._stopped = threading.Event(), threading.Event(), threading.Event()
-        self._publication.set()
-        self._runs.set()
+        self._callbacks = threading.Event()
+        for open_gate in (self._publication, self._runs, self._callbacks):
+            open_gate.set()
         self._lock = threading.RLock()
         self._callers: list[threading.Thread] = []
         self._server = _Server(("127.0.0.1", port), _handler_for(self))
@@ -164,6 +167,7 @@ class FakeN8n:
     def stop(self) -> None:
         self._stopped.set()
         self._runs.set()
+        self._callbacks.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -204,6 +208,13 @@ class FakeN8n:
     def release_runs(self) -> None:
         self._runs.set()
 
+    def hold_callbacks(self) -> None:
+        """From now on the error workflow begins and does not send."""
+        self._callbacks.clear()
+
+    def release_callbacks(self) -> None:
+        self._callbacks.set()
+
     def add(self, body: Mapping[str, Any], *, active: bool = True) -> str:
         """A workflow that a person has made; returns its id."""
         with self._lock:
@@ -240,12 +251,33 @@ class FakeN8n:
         error = {"message": message, "name": name, "stack": f"{name}: {message}\n    at n8n", "node": found}
         return str(self._run(stored, version, mode="trigger", failing={node: error})["id"])
 
-    def fail_trigger(self, workflow_id: str, *, message: str) -> None:
-        """The trigger itself fails: a callback without an execution."""
+    def fail_trigger(self, workflow_id: str, *, message: str) -> str:
+        """The trigger itself fails: a run that never began is saved, and no callback names it; gives its id."""
         stored = self.workflows[workflow_id]
-        node = self._version(stored, stored.public["activeVersionId"])["nodes"][0]
-        error = {"message": message, "name": "NodeOperationError", "stack": message, "node": node}
-        self._call_back(stored, {"trigger": {"error": error, "mode": "trigger"}})
+        version = self._version(stored, stored.public["activeVersionId"])
+        node = version["nodes"][0]
+        error = {"message": message, "name": "NodeOperationError", "timestamp": int(time.time() * 1000), "context": {}}
+        failed = {"runData": {node["name"]: [{"error": error, "source": []}]}, "error": error}
+        with self._lock:
+            run = self._begin(stored, version, mode="trigger")
+            result = {**failed, "lastNodeExecuted": node["name"]}
+            run.update(status="error", startedAt=None, stoppedAt=run["createdAt"], data={"resultData": result})
+        self._call_back(stored, {"trigger": {"error": {**error, "stack": message, "node": node}, "mode": "trigger"}})
+        return str(run["id"])
+
+    def crash(self, workflow_id: str, *, node: str) -> str:
+        """n8n is killed while that node runs, and comes back; gives the run's id."""
+        name, message = "WorkflowCrashedError", "Workflow did not finish, possible out-of-memory issue"
+        error = {"name": name, "message": message, "context": {}}
+        return self._broken_off(workflow_id, "crashed", node, ran_s=1.0, error=error)
+
+    def cancel(self, workflow_id: str, *, node: str, ran_s: float) -> str:
+        """A run is stopped so long after its start: by its ``executionTimeout``, or by a person; gives its id."""
+        return self._broken_off(workflow_id, "canceled", node, ran_s=ran_s)
+
+    def remove_run(self, run_id: str) -> None:
+        """A person deletes it."""
+        self.executions[run_id]["kept"] = False
 
     def settle(self, timeout_s: float = 5.0) -> None:
         """Wait until all callbacks are delivered or given up."""
@@ -472,7 +504,8 @@ class FakeN8n:
             found = [
                 run
                 for run in reversed(self.executions.values())
-                if query.get("workflowId") in (None, run["workflowId"])
+                if run["kept"]
+                and query.get("workflowId") in (None, run["workflowId"])
                 and (run["status"] == query["status"] if "status" in query else run["status"] != "running")
                 and int(run["id"]) < int(cursor.get("lastId") or 10**9)
             ]
@@ -542,33 +575,16 @@ class FakeN8n:
         items: Sequence[Json] = (),
         retry_of: Json | None = None,
         failing: Mapping[str, Json] | None = None,
+        parent_id: str | None = None,
     ) -> Json:
-        """Run it to its end; the callback of a failure goes out."""
+        """Run it to its end; the callback of a failure goes out. ``parent_id``: of the run that calls it."""
         before = retry_of["data"]["resultData"]["runData"] if retry_of else {}
         run_data = {name: runs for name, runs in copy.deepcopy(before).items() if name != start}
         result: Json = {"runData": run_data, "lastNodeExecuted": start}
         with self._lock:
-            run: Json = {
-                "id": str(self.first_run_id + len(self.executions)),
-                "finished": False,
-                "mode": mode,
-                "status": "running",
-                "retryOf": retry_of["id"] if retry_of else None,
-                "retrySuccessId": None,
-                "waitTill": None,
-                "createdAt": _now(),
-                "startedAt": _now(),
-                "stoppedAt": None,
-                "deletedAt": None,
-                "workflowId": stored.public["id"],
-                "workflowVersionId": version["versionId"],
-                "kept": True,
-                "data": {"resultData": result},
-                "customData": {},
-            }
-            settings = stored.public["settings"]
-            run["workflowData"] = {**version, "id": run["workflowId"], "settings": settings}
-            self.executions[run["id"]] = run
+            run = self._begin(stored, version, mode=mode, retry_of=retry_of)
+            run["data"]["resultData"] = result
+        settings = run["workflowData"]["settings"]
         self._runs.wait()
         nodes = {node["name"]: node for node in version["nodes"]}
         given = list(items) or _input_of(before.get(start)) or [{"json": {}}]
@@ -581,7 +597,7 @@ class FakeN8n:
                 if nodes[name]["type"].endswith(".wait"):
                     status = "waiting"
                     break
-                outputs = self._outputs(nodes[name], taken, failing or {})
+                outputs = self._outputs(nodes[name], taken, failing or {}, run["id"])
                 data = {"main": outputs, "input": taken}
                 run_data.setdefault(name, []).append({"executionStatus": "success", "data": data})
                 for number, targets in enumerate(version["connections"].get(name, {}).get("main", [])):
@@ -599,16 +615,57 @@ class FakeN8n:
             failed_run = {"id": run["id"], "url": f"{self.url}/workflow/{run['workflowId']}/executions/{run['id']}"}
             more = {"error": result["error"], "lastNodeExecuted": name, "mode": mode}
             retried = {"retryOf": run["retryOf"]} if run["retryOf"] else {}
+            if parent_id is not None:
+                more["executionContext"] = {"parentExecutionId": parent_id}
             self._call_back(stored, {"execution": {**failed_run, **retried, **more}})
         return run
 
-    def _outputs(self, node: Json, items: list[Json], failing: Mapping[str, Json]) -> list[list[Json]]:
+    def _begin(self, stored: Stored, version: Json, *, mode: str, retry_of: Json | None = None) -> Json:
+        run: Json = {
+            "id": str(self.first_run_id + len(self.executions)),
+            "finished": False,
+            "mode": mode,
+            "status": "running",
+            "retryOf": retry_of["id"] if retry_of else None,
+            "retrySuccessId": None,
+            "waitTill": None,
+            "createdAt": _now(),
+            "startedAt": _now(),
+            "stoppedAt": None,
+            "deletedAt": None,
+            "workflowId": stored.public["id"],
+            "workflowVersionId": version["versionId"],
+            "kept": True,
+            "data": {"resultData": {}},
+            "customData": {},
+        }
+        told = {"id": run["workflowId"], "name": stored.public["name"], "settings": stored.public["settings"]}
+        run["workflowData"] = {**version, **told}
+        self.executions[run["id"]] = run
+        return run
+
+    def _broken_off(self, workflow_id: str, status: str, node: str, *, ran_s: float, error: Json | None = None) -> str:
+        """A run that ends now and has no outcome of its own; only one with an error is called back for."""
+        stored = self.workflows[workflow_id]
+        version = self._version(stored, stored.public["activeVersionId"])
+        result: Json = {"runData": {}, "lastNodeExecuted": node, **({"error": error} if error else {})}
+        with self._lock:
+            run = self._begin(stored, version, mode="webhook")
+            times = {"startedAt": _now(-ran_s), "stoppedAt": _now()}
+            run.update(status=status, data={"resultData": result}, **times)
+        if error:
+            url = f"{self.url}/workflow/{workflow_id}/executions/{run['id']}"
+            told = {"id": run["id"], "url": url, "error": error, "lastNodeExecuted": node, "mode": "webhook"}
+            self._call_back(stored, {"execution": told})
+        return str(run["id"])
+
+    def _outputs(self, node: Json, items: list[Json], failing: Mapping[str, Json], run_id: str) -> list[list[Json]]:
         tries = int(node.get("maxTries", 3)) if node.get("retryOnFail") else 1
         for left in reversed(range(tries)):
             try:
                 if node["name"] in failing:
                     raise NodeFailure(failing[node["name"]])
-                return [self._work(node, items)]
+                return [self._call_sub(node, items, run_id) or self._work(node, items)]
             except NodeFailure as failure:
                 if left:
                     continue
@@ -619,6 +676,21 @@ class FakeN8n:
                     return [[], errors]
                 raise
         raise AssertionError("unreachable")
+
+    def _call_sub(self, node: Json, items: list[Json], run_id: str) -> list[Json] | None:
+        """The sub-workflow that the node calls, where it is such a node."""
+        if node["type"] != "n8n-nodes-base.executeWorkflow":
+            return None
+        stored = self._stored(node["parameters"]["workflowId"])
+        self._settled(stored)
+        version = self._version(stored, stored.live or stored.public["versionId"])
+        start = version["nodes"][0]["name"]
+        run = self._run(stored, version, mode="integrated", start=start, items=items, parent_id=run_id)
+        result = run["data"]["resultData"]
+        if run["status"] == "error":
+            # Neither a name nor the node, as n8n has it.
+            raise NodeFailure({"message": result["error"]["message"], "stack": "at n8n"})
+        return items
 
     def _work(self, node: Json, items: list[Json]) -> list[Json]:
         kind, parameters = node["type"].rpartition(".")[2], node.get("parameters", {})
@@ -642,6 +714,8 @@ class FakeN8n:
     # -- callbacks
 
     def _call_back(self, stored: Stored, failed: Json) -> None:
+        if not self.calls_back:
+            return
         handler = self.workflows.get(stored.public["settings"].get("errorWorkflow", ""))
         if handler is not None:
             self._settled(handler)
@@ -672,6 +746,7 @@ class FakeN8n:
                 "workflowVersionId": version["versionId"],
                 "data": {},
             }
+        self._callbacks.wait()
         durable = any(node["name"] == "Report" for node in version["nodes"])
         waits = any(node["type"].endswith(".wait") for node in version["nodes"])
         workflow = {"id": stored.public["id"], "name": stored.public["name"]}
@@ -935,8 +1010,8 @@ def _decoded(cursor: str | None) -> Json:
     return decoded
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _now(later_s: float = 0.0) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=later_s)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def main() -> None:

@@ -16,12 +16,18 @@ from tests.support.server import BridgeServer
 
 
 @contextmanager
-def planned_bridge(n8n: HealN8n, folder: Path, **settings: Any) -> Iterator[BridgeServer]:
-    """A started server with our ``wsgi.py``, its error workflow installed. It may leave no bug in its log."""
+def planned_bridge(n8n: HealN8n, folder: Path, *, prelude: str = "", **settings: Any) -> Iterator[BridgeServer]:
+    """A started server with our ``wsgi.py``, its error workflow installed. It may leave no bug in its log.
+
+    :param prelude: Python that is run before that, to shorten a pause for instance.
+    """
     project = copy_project(folder / "project")
     here = Path(__file__).parent
     for path in (here / "wsgi.py", here.parent / "support" / "mortal_journal.py"):
         shutil.copy(path, project / path.name)
+    if prelude:
+        (project / "wsgi.py").rename(project / "planned_wsgi.py")
+        (project / "wsgi.py").write_text(f"{prelude}\nfrom planned_wsgi import app\n")
     with BridgeServer(settings_for(n8n, TEST_FOLDER=folder, **settings), project=project) as server:
         install(n8n, server)
         yield server

@@ -18,12 +18,11 @@ from app.n8n import error_workflow
 from app.n8n.client import N8nClient
 from tests.fakes.n8n import API_KEY, FakeN8n, Fault, Kind, Request, _handler_for, _Server
 from tests.support.client import Client, Frame
-from tests.support.server import BridgeServer, wait_for
+from tests.support.server import UNLIMITED, BridgeServer, wait_for
 
 LIMIT_S = 20.0
 BROKEN, FIXED, WORSE = "http://api.test/gone", "http://api.test/here", "http://api.test/nowhere"
 SECRET = "callback-secret-of-these-tests"
-UNLIMITED = {f"RATE_LIMIT_{name}_PER_MINUTE": 0 for name in ("WS", "CALLBACKS", "MESSAGES", "HEALTH", "AUTH_FAILURES")}
 Json = dict[str, Any]
 Step = Literal["get", "put", "create", "publish", "run", "retry", "list", "other"]
 
@@ -239,8 +238,16 @@ def node(name: str, kind: str, **more: Any) -> Json:
     return {**base, **more}
 
 
-def workflow(path: str, *, url: str = BROKEN, method: str = "", settings: Mapping[str, Any] | None = None) -> Json:
-    """Webhook → Prepare → Ask (an HTTP request) → Tell."""
+def workflow(
+    path: str,
+    *,
+    url: str = BROKEN,
+    method: str = "",
+    settings: Mapping[str, Any] | None = None,
+    ask: Mapping[str, Any] | None = None,
+    tell: Mapping[str, Any] | None = None,
+) -> Json:
+    """Webhook → Prepare → Ask (an HTTP request) → Tell; ``ask`` and ``tell`` are more of these nodes."""
     asks = {"url": url, **({"method": method} if method else {})}
     names = ["Hook", "Prepare", "Ask", "Tell"]
     links = pairwise(names)
@@ -249,8 +256,8 @@ def workflow(path: str, *, url: str = BROKEN, method: str = "", settings: Mappin
         "nodes": [
             node("Hook", "webhook", parameters={"path": path, "httpMethod": "POST"}, webhookId=str(uuid.uuid4())),
             node("Prepare", "noOp"),
-            node("Ask", "httpRequest", parameters=asks),
-            node("Tell", "noOp"),
+            {**node("Ask", "httpRequest", parameters=asks), **(ask or {})},
+            {**node("Tell", "noOp"), **(tell or {})},
         ],
         "connections": {a: {"main": [[{"node": b, "type": "main", "index": 0}]]} for a, b in links},
         "settings": {"executionOrder": "v1", **(settings or {})},

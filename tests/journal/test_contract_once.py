@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 
 from app.errors import StaleDocumentError
-from app.journal import Change, Committed, Delete, Expect, Journal, NewInput, Once, OpenSession, Put
+from app.journal import (
+    Change,
+    Committed,
+    Delete,
+    Expect,
+    Journal,
+    NewInput,
+    Once,
+    OpenSession,
+    Put,
+    find_once,
+)
 
 from .steps import (
     append,
@@ -204,3 +215,13 @@ def test_where_the_key_is_known_nothing_else_is_looked_at(journal: Journal, sess
     for change in refused_otherwise:
         again = journal.commit(change)
         assert (again.duplicate, again.seq, again.result) == (True, first.seq, {"said": "first"})
+
+
+def test_a_key_is_looked_up_without_taking_it(journal: Journal, other: Journal, session_id: str) -> None:
+    assert find_once(journal, "execution 1") is None
+    first = journal.commit(report(session_id, "execution 1"))
+
+    found = find_once(other, "execution 1")
+
+    assert not first.duplicate
+    assert found == Committed(first.seqs[:1], True, {"said": "failed"})

@@ -52,7 +52,10 @@ def walk(journal: SqliteJournal, *states: str, told: tuple[NewEvent, ...] = ()) 
     """Write the repair in one state after the other."""
     for state in states:
         known = Repair.get(journal, "r1") or repair()
-        journal.commit(Change(session_id=SESSION, events=told, puts=[known.put(state=state)]))
+        journal.commit(Change(session_id=SESSION, events=told, puts=[known.put(state=state, entered=True)]))
+        # What is written of it later is no second repair.
+        known = Repair.get(journal, "r1") or known
+        journal.commit(Change(puts=[known.put(costs={"turn": 0.1})]))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +101,10 @@ def test_what_was_refused_or_done_before_is_not_counted(journal: SqliteJournal) 
     repairs, callbacks = Counts(metrics.repairs, metrics.Outcome), Counts(metrics.error_callbacks, metrics.Routed)
     error = NewEvent("workflow_error", {"source": "callback"})
     change = Change(
-        session_id=SESSION, events=[error], once=Once("callback:1", {}), puts=[repair().put(state="failed")]
+        session_id=SESSION,
+        events=[error],
+        once=Once("callback:1", {}),
+        puts=[repair().put(state="failed", entered=True)],
     )
 
     for _ in range(3):

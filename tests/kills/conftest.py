@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.projects import copy_project
-from tests.support.server import BridgeServer
+from tests.support.server import UNLIMITED, BridgeServer
 
-UNLIMITED = {f"RATE_LIMIT_{name}_PER_MINUTE": 0 for name in ("WS", "CALLBACKS", "MESSAGES", "HEALTH", "AUTH_FAILURES")}
 LEASE_S = 1
 
 

@@ -60,6 +60,12 @@ def test_a_bridge_that_refuses_others_is_a_note() -> None:
     assert [state for state, _ in found(**OPEN)] == ["note", "ok"]
 
 
+def test_notifications_that_are_not_signed_are_a_note() -> None:
+    url = {"NOTIFY_URL": "https://hooks.example.com/x"}
+    assert [state for state, _ in found(**url)] == ["note", "ok"]
+    assert [state for state, _ in found(**url, NOTIFY_SECRET="s" * 20)] == ["ok"]
+
+
 def raises(error: Exception) -> Any:
     def check(_: Examination) -> Iterator[Finding]:
         yield Finding("first", "ok", "this much was found")

@@ -17,9 +17,8 @@ import pytest
 from tests.support.client import Client
 from tests.support.projects import PROJECT, copy_project
 from tests.support.scrape import samples, value
-from tests.support.server import BridgeServer, wait_for
+from tests.support.server import UNLIMITED, BridgeServer, wait_for
 
-UNLIMITED = {f"RATE_LIMIT_{name}_PER_MINUTE": 0 for name in ("WS", "CALLBACKS", "MESSAGES", "HEALTH", "AUTH_FAILURES")}
 ALIVE = ("flask_http_request_duration_seconds_count", (("endpoint", "None"), ("method", "GET"), ("status", "404")))
 
 

@@ -23,6 +23,12 @@ from tests.support.projects import PROJECT
 
 T = TypeVar("T")
 START_LIMIT_S = 15.0
+UNLIMITED = {
+    **{f"RATE_LIMIT_{name}_PER_MINUTE": 0 for name in ("WS", "CALLBACKS", "MESSAGES", "HEALTH", "AUTH_FAILURES")},
+    "HEAL_REPAIRS_PER_WORKFLOW_PER_DAY": 0,
+    "HEAL_REPAIRS_PER_HOUR": 0,
+}
+"""Settings for tests that do more in a minute than people do in a day."""
 _MARK = "BRIDGE_TEST_SERVER"
 
 

@@ -20,6 +20,9 @@ from app.n8n import Workflow
 from app.n8n.drafts import Drafts
 from app.repairs.attempt import Attempts
 from app.repairs.decisions import Decisions
+from app.repairs.outage import Outages
+from app.repairs.pace import Pace
+from app.repairs.publication import Publication
 from app.tools.catalog import Catalog
 from app.tools.server import ToolsServer
 from app.turns.runner import Runner
@@ -52,14 +55,15 @@ class Worker:
         self.journal = PausableJournal(path)
         self.workflows = Drafts(self.journal)
         self.holder = new_id()
-        self.decisions = Decisions(self.journal, self.workflows, self.holder, lease_s)
+        self.publication = Publication(self.journal, self.workflows, self.holder, lease_s)
+        self.decisions = Decisions(self.journal, self.workflows, self.publication)
         self.tools = ToolsServer()
         turns = Turns(
             self.journal,
             agent,
             self.tools,
-            Catalog(self.journal, self.workflows, self.decisions, "auto"),
-            Attempts(self.journal, self.workflows),
+            Catalog(self.journal, self.workflows, self.publication, "auto"),
+            Attempts(self.journal, self.workflows, Outages(self.journal, self.workflows), Pace(0, 0)),
             lease_s=lease_s,
             timeout_s=turn_timeout_s,
         )

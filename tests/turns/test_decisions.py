@@ -13,6 +13,7 @@ from app.errors import BusyError, ConflictError
 from app.journal import Change, Delete
 from app.journal.records import Case, Repair
 from app.repairs.decisions import Decisions
+from app.repairs.publication import Publication
 from app.repairs.snapshots import lease_name
 from tests.journal.steps import together, until
 from tests.support.agents import ScriptedAgent, never
@@ -139,7 +140,7 @@ def test_an_approval_is_finished_by_whoever_lives(bench: Bench, waiting: tuple[s
     lost_at(lost, commits)
     together([lambda: lost.decisions.approve(session_id, repair_id)])
 
-    until(lambda: not heir.decisions.finish(), deadline_s=15)
+    until(lambda: not heir.publication.finish(), deadline_s=15)
 
     if commits == 0:
         assert decided(bench, session_id) == []
@@ -162,7 +163,7 @@ def test_an_undo_is_finished_by_whoever_lives(bench: Bench, waiting: tuple[str, 
     lost_at(lost, commits)
     together([lambda: lost.decisions.roll_back(session_id, workflow_id, None)])
 
-    until(lambda: not heir.decisions.finish(), deadline_s=15)
+    until(lambda: not heir.publication.finish(), deadline_s=15)
 
     if commits == 0:
         heir.decisions.roll_back(session_id, workflow_id, None)
@@ -180,7 +181,7 @@ def test_a_workflows_lease_lasts_as_long_as_its_worker_works(bench: Bench, waiti
     def slowly(*arguments: Any, **options: Any) -> Any:
         deadline = time.monotonic() + 4 * SHORT_LEASE_S
         while time.monotonic() < deadline:
-            looked.append(other.decisions.finish())
+            looked.append(other.publication.finish())
             gevent.sleep(0.02)
         return put_draft(*arguments, **options)
 
@@ -196,7 +197,7 @@ def test_a_workflow_that_is_being_changed_keeps_a_decision_waiting(
     bench: Bench, waiting: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session_id, workflow_id, repair_id = waiting
-    monkeypatch.setattr("app.repairs.decisions.WORKFLOW_WAIT_S", 0.2)
+    monkeypatch.setattr("app.repairs.publication.WORKFLOW_WAIT_S", 0.2)
     lease = bench.journal.acquire(lease_name(workflow_id), "somebody", ttl_s=60)
     assert lease is not None
     decisions = idle_worker(bench).decisions
@@ -225,7 +226,7 @@ def test_what_cannot_be_finished_does_not_hold_up_the_rest(bench: Bench) -> None
     bench.close_session(closed)
     bench.journal.commit(Change(deletes=[Delete("draft", gone_workflow)]))
 
-    until(lambda: not worker.decisions.finish(), deadline_s=15)
+    until(lambda: not worker.publication.finish(), deadline_s=15)
     worker.decisions.expire()
 
     assert is_repaired(bench, good_workflow)
@@ -298,7 +299,7 @@ def test_a_lost_undo_leaves_no_repair_without_its_input(bench: Bench, commits: i
     lost, heir = idle_worker(bench, lease_s=SHORT_LEASE_S), idle_worker(bench)
     lost_at(lost, commits)
     together([lambda: lost.decisions.roll_back(session_id, workflow_id, None)])
-    until(lambda: not heir.decisions.finish(), deadline_s=15)
+    until(lambda: not heir.publication.finish(), deadline_s=15)
 
     waits = [found.key for found in bench.pending(session_id)]
     assert (repair_id in waits) is (bench.repair(repair_id).state == "queued")
@@ -322,5 +323,6 @@ def test_an_undo_that_meets_a_repair_as_it_begins_leaves_none_behind(bench: Benc
 def test_decisions_need_no_other_worker(bench: Bench, waiting: tuple[str, str, str]) -> None:
     """The records alone are enough: any holder may decide."""
     session_id, workflow_id, repair_id = waiting
-    Decisions(bench.journal, bench.workflows, "anybody").approve(session_id, repair_id)
+    anybody = Publication(bench.journal, bench.workflows, "anybody")
+    Decisions(bench.journal, bench.workflows, anybody).approve(session_id, repair_id)
     assert is_repaired(bench, workflow_id)

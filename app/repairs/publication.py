@@ -1,0 +1,290 @@
+"""What is written when a repair or an undo is decided: published, restored, put back; and how a repair ends.
+
+A decision is durable before anything is written, and the write can be repeated by whoever finds it unfinished:
+``publishing`` in a repair's state is the intent, and each step recognises that it was done.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import gevent
+
+from app.errors import (
+    BaseError,
+    BusyError,
+    ConflictError,
+    N8nError,
+    SessionNotFoundError,
+    StaleDocumentError,
+    WorkflowNotFoundError,
+)
+from app.journal import Change, Journal, Lease, events
+from app.journal.records import Case, Repair, RepairState, Rollback, Snapshot
+from app.n8n import Workflow, Workflows
+from app.n8n.errors import N8nConflictError, N8nRefusedError
+from app.n8n.workflows import canonical_hash, editable
+from app.repairs import policy, snapshots
+from app.repairs.states import moved
+from app.telemetry.redaction import redact_text
+
+BRIDGE = "bridge"
+WORKFLOW_WAIT_S = 5.0
+_DEFAULTS: dict[str, str | int] = {
+    "timezone": "DEFAULT",
+    "saveDataErrorExecution": "DEFAULT",
+    "saveDataSuccessExecution": "DEFAULT",
+    "saveManualExecutions": "DEFAULT",
+    "saveExecutionProgress": "DEFAULT",
+    "executionTimeout": -1,
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """:ivar holder: this worker's name, for leases; ``lease_s``: for how long one outlives a worker that is gone."""
+
+    journal: Journal
+    workflows: Workflows
+    holder: str
+    lease_s: float = 10.0
+
+    def finish(self) -> bool:
+        """Go on with what people decided and a lost worker left unfinished. A chore; safe beside workers at work.
+
+        :returns: whether something is left, because its worker may be alive or because it did not work now.
+        """
+        unfinished: list[tuple[str, Callable[[Lease], None]]] = [
+            *((r.workflow_id, partial(self.publish, r.repair_id)) for r in Repair.find(self.journal, "publishing")),
+            *(
+                (r.workflow_id, partial(self._end_restoring, r.repair_id))
+                for r in Repair.find(self.journal, "restoring")
+            ),
+            *((r.workflow_id, partial(self.restore, r.workflow_id)) for r in Rollback.find(self.journal)),
+        ]
+        left = False
+        for workflow_id, go_on in unfinished:
+            lease = self.journal.acquire(snapshots.lease_name(workflow_id), self.holder, ttl_s=self.lease_s)
+            if lease is None:
+                left = True
+                continue
+            try:
+                with self._keeping(lease):
+                    go_on(lease)
+            except BaseError as exc:
+                # One that cannot be finished must not keep the others from it.
+                log.warning("a decision could not be finished: %s", exc, extra={"workflowId": workflow_id})
+                left = True
+        return left
+
+    def publish(self, repair_id: str, lease: Lease) -> None:
+        """Publish a repair that is ``publishing``; safe to call again, by whoever holds the workflow's ``lease``.
+
+        :raises N8nError: n8n cannot do it now; it stays ``publishing``.
+        """
+        repair = Repair.get(self.journal, repair_id)
+        if repair is None or repair.state != "publishing" or repair.proposal is None:
+            return
+        try:
+            current = self.workflows.get(repair.workflow_id)
+            version_id = repair.trial_version_id
+            if not version_id:
+                snapshot_id = self.snapshot(current, cause="repair", for_write=repair_id, fences=[lease])
+                if repair.snapshot_id != snapshot_id:
+                    self.journal.commit(Change(puts=[repair.put(snapshot_id=snapshot_id)], fences=[lease]))
+                    repair = Repair.get(self.journal, repair_id) or repair
+                written = self.workflows.put_draft(
+                    repair.workflow_id, repair.proposal or {}, base_version_id=repair.base_version_id, fences=[lease]
+                )
+                version_id = str(written["versionId"])
+            self._activate(current, version_id, lease)
+        except WorkflowNotFoundError:
+            self.end(repair, "failed", by=BRIDGE, reason="The workflow does not exist any more.")
+            return
+        except ConflictError:
+            reason = "The workflow was changed after the repair was proposed; it is left as it is."
+            self.end(repair, "failed", by=BRIDGE, reason=reason)
+            return
+        except (N8nRefusedError, N8nConflictError) as exc:
+            # It will never be taken as it is.
+            ending = self.ending(repair, "failed", by=BRIDGE, reason=exc.detail, state="restoring")
+            self._tell(replace(ending, fences=[lease]))
+            with suppress(N8nError):
+                self._end_restoring(repair_id, lease)
+            return
+        puts = [moved(repair, "published", published_version_id=version_id)]
+        case = Case.get(self.journal, repair.case_key)
+        if case is not None:
+            puts.append(case.put(**policy.closing("published", now_s=time.time())))
+        event = events.repair_published(repair_id, repair.snapshot_id)
+        self._tell(Change(session_id=repair.session_id, events=[event], puts=puts, fences=[lease]))
+        log.info("repair published", extra={"workflowId": repair.workflow_id, "sessionId": repair.session_id})
+
+    def put_back(self, repair: Repair, fences: Sequence[Lease]) -> str:
+        """The workflow's draft as it was before the repair's trial; returns its version. A later edit of somebody else
+        is left alone.
+
+        :raises N8nError: n8n cannot do it now.
+        """
+        snapshot = Snapshot.get(self.journal, repair.snapshot_id)
+        if snapshot is None:
+            return repair.base_version_id
+        body = editable(snapshot.workflow)
+        try:
+            base = repair.trial_version_id or self._tried_version(repair)
+            restored = self.workflows.put_draft(repair.workflow_id, body, base_version_id=base, fences=fences)
+        except (ConflictError, WorkflowNotFoundError):
+            log.warning("a trial's draft was changed by others and is left", extra={"workflowId": repair.workflow_id})
+            return repair.base_version_id
+        return str(restored["versionId"])
+
+    def _tried_version(self, repair: Repair) -> str:
+        """The version of the trial's draft, where its worker was lost between that write and the note of it."""
+        try:
+            # On the base of no version: found where it is, never written.
+            found = self.workflows.put_draft(repair.workflow_id, repair.proposal or {}, base_version_id="")
+        except ConflictError:
+            return repair.base_version_id
+        return str(found["versionId"])
+
+    def _end_restoring(self, repair_id: str, lease: Lease) -> None:
+        repair = Repair.get(self.journal, repair_id)
+        if repair is not None and repair.state == "restoring":
+            self.put_back(repair, [lease])
+            self.journal.commit(Change(puts=[moved(repair, "failed")], fences=[lease]))
+
+    def restore(self, workflow_id: str, lease: Lease) -> None:
+        rollback = Rollback.get(self.journal, workflow_id)
+        snapshot = Snapshot.get(self.journal, rollback.snapshot_id) if rollback else None
+        if rollback is None or snapshot is None:
+            return
+        try:
+            self._write_snapshot(rollback, snapshot, lease)
+        except (N8nRefusedError, N8nConflictError, WorkflowNotFoundError) as exc:
+            # It will never be done: an intent that stayed would be in the way of every other undo.
+            told = events.notice("error", f"The undo failed: {redact_text(exc.detail)}")
+            self._tell(
+                Change(session_id=rollback.session_id, events=[told], deletes=[rollback.delete()], fences=[lease])
+            )
+            raise
+
+    def _write_snapshot(self, rollback: Rollback, snapshot: Snapshot, lease: Lease) -> None:
+        workflow_id = rollback.workflow_id
+        current = self.workflows.get(workflow_id)
+        if rollback.only_version_id not in ("", current.get("versionId")) and canonical_hash(current) != snapshot.hash:
+            text = "The repair is not undone: somebody has edited the workflow since. Look at it, and undo it yourself."
+            told = events.notice("warning", text)
+            self._tell(
+                Change(session_id=rollback.session_id, events=[told], deletes=[rollback.delete()], fences=[lease])
+            )
+            return
+        if canonical_hash(current) != snapshot.hash:
+            name = f"rollback:{current.get('versionId')}"
+            self.snapshot(current, cause="rollback", for_write=name, fences=[lease])
+            base, body = str(current.get("versionId", "")), editable(snapshot.workflow)
+            if self.workflows.connected:
+                # n8n merges settings: one that came since goes only by its default, which n8n does not keep.
+                come = (current.get("settings") or {}).keys() & _DEFAULTS.keys() - body["settings"].keys()
+                body["settings"] = {**body["settings"], **{key: _DEFAULTS[key] for key in come}}
+            written = self.workflows.put_draft(workflow_id, body, base_version_id=base, fences=[lease])
+            current = {**current, "versionId": written["versionId"]}
+        self._activate(current, str(current.get("versionId", "")), lease)
+        puts = []
+        for repair in Repair.find(self.journal, f"workflow:{workflow_id}"):
+            if repair.state == "published" and repair.snapshot_id == snapshot.snapshot_id:
+                puts.append(moved(repair, "rolled_back"))
+                case = Case.get(self.journal, repair.case_key)
+                if case is not None and case.state == "closed":
+                    puts.append(case.put(**policy.closing("rolled_back", now_s=time.time())))
+        event = events.rolled_back(workflow_id, snapshot.snapshot_id, by=rollback.by)
+        change = Change(
+            session_id=rollback.session_id, events=[event], puts=puts, deletes=[rollback.delete()], fences=[lease]
+        )
+        self._tell(change)
+
+    def _activate(self, workflow: Workflow, version_id: str, lease: Lease) -> None:
+        """Make a version the one that runs, where the workflow runs at all: a repair switches nothing on."""
+        if workflow.get("active"):
+            self.workflows.publish(str(workflow["id"]), version_id=version_id, fences=[lease])
+
+    def snapshot(
+        self, workflow: Workflow, *, cause: Literal["repair", "rollback"], for_write: str, fences: Sequence[Lease]
+    ) -> str:
+        """Keep ``workflow`` as it is before the write named ``for_write``; returns the snapshot's id."""
+        snapshot_id, puts, deletes = snapshots.take(self.journal, workflow, cause=cause, for_write=for_write)
+        if puts:
+            self.journal.commit(Change(puts=puts, deletes=deletes, fences=fences))
+        return snapshot_id
+
+    def end(self, repair: Repair, outcome: str, *, by: str, reason: str = "") -> None:
+        self._tell(self.ending(repair, outcome, by=by, reason=reason))
+
+    def ending(
+        self, repair: Repair, outcome: str, *, by: str, reason: str = "", state: RepairState = "failed"
+    ) -> Change:
+        is_decision = outcome in ("rejected", "expired")
+        event = (
+            events.repair_decided(repair.repair_id, outcome, by=by)
+            if is_decision
+            else events.repair_failed(repair.workflow_id, redact_text(reason), repair_id=repair.repair_id)
+        )
+        to: RepairState = "rejected" if outcome == "rejected" else "expired" if outcome == "expired" else state
+        puts = [moved(repair, to, decided_by=repair.decided_by or by, reason=reason)]
+        case = Case.get(self.journal, repair.case_key)
+        if case is not None and case.repair_id == repair.repair_id:
+            puts.append(case.put(**policy.closing(outcome, now_s=time.time())))
+        return Change(session_id=repair.session_id, events=[event], puts=puts)
+
+    def _tell(self, change: Change) -> None:
+        """Commit what has come to pass, also where its session was closed meanwhile and nobody can be told."""
+        try:
+            self.once(change)
+        except SessionNotFoundError:
+            self.once(replace(change, session_id=None, events=()))
+
+    def once(self, change: Change) -> None:
+        try:
+            self.journal.commit(change)
+        except StaleDocumentError as exc:
+            raise ConflictError("It was decided already.") from exc
+
+    @contextmanager
+    def on_workflow(self, workflow_id: str) -> Iterator[Lease]:
+        """Hold the workflow's lease, waiting a moment for whoever has it.
+
+        :raises BusyError: it was not free in time.
+        """
+        deadline = time.monotonic() + WORKFLOW_WAIT_S
+        name = snapshots.lease_name(workflow_id)
+        while (lease := self.journal.acquire(name, self.holder, ttl_s=self.lease_s)) is None:
+            if time.monotonic() >= deadline:
+                raise BusyError("This workflow is being changed right now.")
+            gevent.sleep(0.05)
+        with self._keeping(lease):
+            yield lease
+
+    @contextmanager
+    def _keeping(self, lease: Lease) -> Iterator[None]:
+        """Renew a lease for as long as this lasts, then give it back."""
+        keeper = gevent.spawn(self._keep, lease)
+        try:
+            yield
+        finally:
+            keeper.kill(block=False)
+            self.journal.release(lease)
+
+    def _keep(self, lease: Lease) -> None:
+        while True:
+            gevent.sleep(self.lease_s / 3)
+            try:
+                self.journal.renew([lease], ttl_s=self.lease_s)
+            except BaseError as exc:
+                log.warning("renewing a workflow's lease failed: %s", exc)
