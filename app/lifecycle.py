@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from app.agents import Agent
 from app.agents.claude import ClaudeAgent
@@ -219,13 +220,19 @@ def _workflows(client: N8nClient | None, journal: Journal) -> Workflows:
 def _agent(settings: Settings, transcripts: JournalTranscripts) -> Agent:
     if settings.agent_name == "offline":
         return OfflineAgent()
+    work_dir = settings.journal_path.absolute().parent / "claude"
+    return ClaudeAgent(claude_options(settings, work_dir=work_dir), transcripts)
+
+
+def claude_options(settings: Settings, *, work_dir: Path) -> ClaudeOptions:
+    """How the settings have the Claude program started."""
     passed_on = {
         "HTTPS_PROXY": settings.https_proxy,
         "NO_PROXY": settings.no_proxy,
         "NODE_EXTRA_CA_CERTS": settings.node_extra_ca_certs,
     }
-    options = ClaudeOptions(
-        work_dir=settings.journal_path.absolute().parent / "claude",
+    return ClaudeOptions(
+        work_dir=work_dir,
         api_key=settings.anthropic_api_key,
         base_url=settings.anthropic_base_url,
         binary=settings.claude_bin,
@@ -234,4 +241,3 @@ def _agent(settings: Settings, transcripts: JournalTranscripts) -> Agent:
         silence_s=settings.turn_silence_seconds,
         extra_env={name: value for name, value in passed_on.items() if value is not None},
     )
-    return ClaudeAgent(options, transcripts)

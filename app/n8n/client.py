@@ -80,6 +80,23 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
+class Bare:
+    """An answer as it came, whatever its status; ``headers`` are looked up in any case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The decoded body; ``None`` where it is no JSON."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
 class _Request:
     """:ivar repeat: sending it twice does no more than sending it once."""
 
@@ -279,6 +296,19 @@ class N8nClient:
         except (N8nDownError, N8nTooLargeError):
             return False
         return status == 200
+
+    def ask(self, method: str, path: str, *, key: bool = False, body: Any = None) -> Bare:
+        """One request as it is, made once, for whoever wants to know what n8n is rather than have it do something.
+
+        :param path: after n8n's address, ``/api/v1`` included where that is meant. :param key: show the API key.
+        :raises N8nDownError: no answer. :raises N8nTooLargeError: more than is read.
+        """
+        headers = {"Accept": "*/*", **(self._key if key else {})}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        sent = None if body is None else json.dumps(body, allow_nan=False).encode()
+        status, answer, came = self._exchange(_Request(method, path, repeat=False), self._path + path, headers, sent)
+        return Bare(status, came, answer)
 
     # -- how it is done
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -78,10 +78,11 @@ def install(client: N8nClient, *, callback_url: str, secret: str | None) -> Inst
     return Installed(str(present["id"]), "updated")
 
 
-def state(client: N8nClient, *, callback_url: str | None = None) -> State:
+def state(client: N8nClient, *, callback_url: str | None = None, secrets: Sequence[str] | None = None) -> State:
     """Look without changing anything.
 
     :param callback_url: where reports should go, if that is to be checked.
+    :param secrets: those of which reports should present one, if that is to be checked; none: they should present none.
     """
     run_install = "run `flask n8n install-error-workflow`."
     present = _find(client)
@@ -96,6 +97,8 @@ def state(client: N8nClient, *, callback_url: str | None = None) -> State:
         problem = f"The error workflow is of another version than this bridge: {run_install}"
     elif callback_url is not None and url != _full(callback_url):
         problem = f"The error workflow reports to another address than this bridge's: {run_install}"
+    elif secrets is not None and not _presents(post, secrets):
+        problem = f"The error workflow presents another secret than N8N_CALLBACK_SECRET: {run_install}"
     return State(str(present["id"]), _version(present), url, problem)
 
 
@@ -147,7 +150,7 @@ def _credential(client: N8nClient, present: Workflow | None, secret: str) -> Cre
 
     That of a former secret is left, for reports that are on their way with it.
     """
-    name = f"Self-healing bridge callback ({_fingerprint(secret)})"
+    name = _credential_name(secret)
     listed = client.list_credentials()
     for credential in listed or []:
         if credential.name == name and credential.type == _CREDENTIAL:
@@ -157,6 +160,19 @@ def _credential(client: N8nClient, present: Workflow | None, secret: str) -> Cre
     if listed is None and used.get("name") == name and isinstance(used.get("id"), str):
         return Credential(used["id"], name, _CREDENTIAL)
     return client.create_credential(name, _CREDENTIAL, {"name": "Authorization", "value": f"Bearer {secret}"})
+
+
+def _presents(post: Mapping[str, Any], secrets: Sequence[str]) -> bool:
+    """Whether the node's credential is, by its name, that of one of the secrets; where there are none, it has none."""
+    authenticates = (post.get("parameters") or {}).get("authentication", "none") != "none"
+    used = (post.get("credentials") or {}).get(_CREDENTIAL) or {}
+    if not secrets:
+        return not authenticates
+    return authenticates and used.get("name") in [_credential_name(secret) for secret in secrets]
+
+
+def _credential_name(secret: str) -> str:
+    return f"Self-healing bridge callback ({_fingerprint(secret)})"
 
 
 def _fingerprint(secret: str) -> str:

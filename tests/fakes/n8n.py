@@ -116,6 +116,9 @@ class FakeN8n:
         (``"ECONNREFUSED"``), one for each call, the last for good. Not listed: 200.
     :ivar calls_loopback: an HTTP Request node really calls a ``url`` on loopback that ``http`` does not list.
     :ivar scopes: of the API key; ``None``: all.
+    :ivar version: what it says that it is, in the page of its editor, or, where ``tells_anybody``, as n8n 1.122 did.
+    :ivar clock_ahead_s: of its ``Date`` header.
+    :ivar first_run_id: where several report to one bridge, which knows a report by its run's id.
     :ivar lists_credentials: whether this n8n has ``GET /credentials``.
     :ivar calls_back: ``False``: n8n is killed each time before its error workflow has told of a failure.
     :ivar retry_pause_s, wait_s, give_up_s: stand in for the 5 s, 70 s and 24 h of the error workflow.
@@ -126,7 +129,9 @@ class FakeN8n:
         self.scopes: set[str] | None = None
         self.lists_credentials = True
         self.calls_loopback = False
+        self.version, self.tells_anybody, self.clock_ahead_s = "2.41.1", False, 0.0
         self.ready = True
+        self.first_run_id = 1
         self.calls_back = True
         self.http: dict[str, list[int | str]] = {}
         self.retry_pause_s, self.wait_s, self.give_up_s = 0.02, 0.1, 10.0
@@ -138,7 +143,7 @@ class FakeN8n:
         self.executions: dict[str, Json] = {}
         self.credentials: dict[str, Json] = {}
         self._faults: list[Fault] = []
-        self._run_ids = itertools.count(1)
+        self._run_ids = itertools.count()
         self._publication, self._runs, self._stopped = threading.Event(), threading.Event(), threading.Event()
         self._callbacks = threading.Event()
         for open_gate in (self._publication, self._runs, self._callbacks):
@@ -297,6 +302,11 @@ class FakeN8n:
         path = request.path.removeprefix(self.prefix) if self.prefix else request.path
         if request.method == "GET" and path in ("/healthz", "/healthz/readiness"):
             return (200, {"status": "ok"}) if self.ready else (503, {"status": "error"})
+        if request.method == "GET" and path == "/rest/settings":
+            told = {"versionCli": self.version} if self.tells_anybody else {}
+            return 200, {"data": {"settingsMode": "public", **told}}
+        if request.method == "GET" and path == "/":
+            return 200, _editor("" if self.tells_anybody else self.version)
         if path.startswith("/webhook/"):
             return self._webhook(request.method, unquote(path.removeprefix("/webhook/")), request)
         if not path.startswith("/api/v1/"):
@@ -615,9 +625,12 @@ class FakeN8n:
             self._call_back(stored, {"execution": {**failed_run, **retried, **more}})
         return run
 
+    def _next_run_id(self) -> str:
+        return str(self.first_run_id + next(self._run_ids))
+
     def _begin(self, stored: Stored, version: Json, *, mode: str, retry_of: Json | None = None) -> Json:
         run: Json = {
-            "id": str(next(self._run_ids)),
+            "id": self._next_run_id(),
             "finished": False,
             "mode": mode,
             "status": "running",
@@ -727,7 +740,7 @@ class FakeN8n:
 
     def _deliver(self, handler: Stored, version: Json, post: Json, stored: Stored, failed: Json) -> None:
         with self._lock:
-            run_id = str(next(self._run_ids))
+            run_id = self._next_run_id()
             self.executions[run_id] = {
                 "id": run_id,
                 "finished": False,
@@ -779,6 +792,8 @@ class FakeN8n:
 
     def create_credential(self, request: Request) -> Json:
         body = _body(request)
+        if "name" not in body:
+            raise Refusal(400, "request/body must have required property 'name'")
         with self._lock:
             credential = {"id": uuid.uuid4().hex[:16], "name": body["name"], "type": body["type"], "data": body["data"]}
             self.credentials[credential["id"]] = credential
@@ -867,6 +882,9 @@ def _handler_for(n8n: FakeN8n) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string((timestamp or time.time()) + n8n.clock_ahead_s)
 
         def drip(self) -> None:
             self.send_response(200)
@@ -983,6 +1001,12 @@ def _post(url: str, body: Json, headers: dict[str, str]) -> int:
         return exc.code
     except OSError:
         return 0
+
+
+def _editor(version: str) -> str:
+    told = json.dumps({"dsn": "", "environment": "development", "release": f"n8n@{version}"})
+    meta = f'<meta name="n8n:config:sentry" content="{base64.b64encode(told.encode()).decode()}">' if version else ""
+    return f"<!DOCTYPE html>\n<html><head>{meta}<title>n8n.io - Workflow Automation</title></head></html>\n"
 
 
 def _body(request: Request) -> Any:
