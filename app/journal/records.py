@@ -152,7 +152,9 @@ class Repair(Record):
     :ivar delayed: a person was told that it begins later.
     :ivar proposals: how many changes the agent has proposed in this attempt.
     :ivar proposal: the workflow as proposed (name, nodes, connections, settings).
-    :ivar asked: rules that the proposal breaks and a person may allow.
+    :ivar beyond: the last proposal that was refused and that a person may allow: ``proposal``, ``diff``, ``summary``,
+        ``base_version_id`` and ``asked``, as they would be here.
+    :ivar asked: rules that the proposal breaks, if a person allows it.
     :ivar base_version_id: version of the workflow that the proposal was made on.
     :ivar trial_version_id: version of the draft that is or was tried; ``trial_run_id``: the run that tried it.
     :ivar published_version_id: the version that was published.
@@ -181,6 +183,7 @@ class Repair(Record):
     proposals: int = 0
     diff: list[dict[str, Any]] = field(default_factory=list)
     proposal: dict[str, Any] | None = None
+    beyond: dict[str, Any] | None = None
     asked: list[str] = field(default_factory=list)
     base_version_id: str = ""
     trial_version_id: str = ""

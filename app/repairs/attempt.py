@@ -133,8 +133,8 @@ class Attempts:
         repair = Repair.get(self.journal, repair_id)
         if repair is None or repair.state not in ("queued", "retrying", "running", "trying"):
             return [], []
-        if completed and repair.state == "running" and repair.asked:
-            return self._ask_beyond_fence(repair, turn_id)
+        if completed and repair.state == "running" and repair.beyond:
+            return self._ask_beyond_fence(repair, repair.beyond, turn_id)
         found = [events.repair_failed(repair.workflow_id, reason, repair_id=repair_id, turn_id=turn_id)]
         # A trial that is broken off leaves a draft; the chores put it back, however long n8n is away.
         puts = [moved(repair, "restoring" if repair.state == "trying" else "failed", reason=reason)]
@@ -184,18 +184,20 @@ class Attempts:
         text = f'"{child.workflow_name}", which this workflow calls, failed; that is what is looked at.'
         return Opening(repair.repair_id, [events.notice("info", text)], puts, [repair.delete()])
 
-    def _ask_beyond_fence(self, repair: Repair, turn_id: str) -> tuple[list[NewEvent], list[Put]]:
+    def _ask_beyond_fence(
+        self, repair: Repair, beyond: Mapping[str, Any], turn_id: str
+    ) -> tuple[list[NewEvent], list[Put]]:
         """What the agent could not do by itself is shown to a person, with what is unusual about it."""
-        rules = " ".join(repair.asked)
+        changes = {**beyond, "beyond": None, "trial_run_id": ""}
         proposed = events.repair_proposed(
-            repair.repair_id, repair.workflow_id, repair.diff, repair.summary, turn_id=turn_id
+            repair.repair_id, repair.workflow_id, beyond["diff"], beyond["summary"], turn_id=turn_id
         )
-        reason = f"It goes beyond what a repair may change by itself, and was not tried. {rules}"
+        reason = f"It goes beyond what a repair may change by itself, and was not tried. {' '.join(beyond['asked'])}"
         judged = events.repair_unverified(repair.repair_id, reason, turn_id=turn_id)
         if policy.autonomy_of(self.journal, repair.workflow_id) in ("observe", "suggest"):
-            put = moved(repair, "unverified", reason=reason)
+            put = moved(repair, "unverified", **changes, reason=reason)
             return [proposed, judged], [put, *self._close(repair, "unverified", repair.diagnosis)]
-        appended, put = ask(repair, judged, reason, turn_id=turn_id, told=[proposed])
+        appended, put = ask(repair, judged, reason, turn_id=turn_id, told=[proposed], changes=changes)
         return appended, [put]
 
     def _workflow(self, repair: Repair) -> Workflow | None:

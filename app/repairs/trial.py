@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from app.errors import ConflictError, ValidationError, WorkflowNotFoundError
 from app.journal import Change, Journal, Lease, NewEvent, events
@@ -37,8 +37,8 @@ class FenceError(ConflictError):
 
     code, title = "fence", "A repair may not change that"
 
-    def __init__(self, rules: list[str]) -> None:
-        super().__init__(" ".join(rules) + " Propose less, or leave it to the person.")
+    def __init__(self, rules: list[str], *, advice: str = "") -> None:
+        super().__init__(" ".join([*rules, "Propose less, or leave it to the person.", advice]).strip())
         self.rules = rules
 
 
@@ -83,19 +83,17 @@ class Proposer:
         if not changes and proposal.get("id", base["id"]) == base["id"]:
             raise ValidationError("The proposal changes nothing.")
         meant = {**wanted, "id": proposal.get("id", base["id"])}
-        rules = [breach.rule for breach in fence.breaches(base, meant)]
-        proposed: dict[str, Any] = {"proposals": repair.proposals + 1}
-        if rules:
-            # A refused proposal is counted too, or an agent could try for ever.
-            self.journal.commit(Change(puts=[repair.put(**proposed)], fences=[lease]))
-            raise FenceError(rules)
-        proposed |= {
+        made = {
             "proposal": wanted,
             "summary": summary[:MAX_SUMMARY],
             "diff": changes,
             "base_version_id": str(base.get("versionId", "")),
-            "trial_version_id": "",
         }
+        # A refused proposal is counted too, or an agent could try for ever.
+        proposed: dict[str, Any] = {"proposals": repair.proposals + 1}
+        if breaches := fence.breaches(base, meant):
+            self._refuse(repair, breaches, made, proposed, lease)
+        proposed |= {**made, "trial_version_id": ""}
         event = events.repair_proposed(repair_id, repair.workflow_id, changes, summary[:MAX_SUMMARY], turn_id=turn_id)
         if autonomy == "suggest":
             return self._suggest(repair, [event], proposed, 'the workflow\'s autonomy is "suggest"', turn_id, lease)
@@ -112,6 +110,22 @@ class Proposer:
         )
         self.journal.commit(change)
         return self.go_on(repair_id, turn_id=turn_id, lease=lease)
+
+    def _refuse(
+        self,
+        repair: Repair,
+        breaches: Sequence[fence.Breach],
+        made: Mapping[str, Any],
+        proposed: dict[str, Any],
+        lease: Lease,
+    ) -> NoReturn:
+        """What a person may allow is kept, to be asked for should the agent find nothing better."""
+        rules, advice = [breach.rule for breach in breaches], ""
+        if not any(breach.never for breach in breaches):
+            proposed["beyond"] = {**made, "asked": rules}
+            advice = "If you end without a better proposal, the person is asked for this one."
+        self.journal.commit(Change(puts=[repair.put(**proposed)], fences=[lease]))
+        raise FenceError(rules, advice=advice)
 
     def go_on(self, repair_id: str, *, turn_id: str, lease: Lease) -> str:
         """Try the proposal of a repair that is ``trying`` and act on the verdict; safe to call again after a crash.
@@ -198,7 +212,12 @@ class Proposer:
 
     def _failed(self, repair: Repair, changes: dict[str, Any], trial: Trial, turn_id: str, fences: list[Lease]) -> str:
         event = events.repair_unverified(repair.repair_id, f"The trial failed: {trial.reason}", turn_id=turn_id)
-        put = moved(repair, "running", **{**changes, "trial_version_id": "", "reason": trial.reason})
+        beyond = repair.beyond
+        if beyond is not None and beyond["base_version_id"] == repair.base_version_id:
+            # The draft that was put back is what that proposal was made on, under another version.
+            beyond = {**beyond, "base_version_id": changes.get("base_version_id", repair.base_version_id)}
+        more = {"trial_version_id": "", "reason": trial.reason, "beyond": beyond}
+        put = moved(repair, "running", **{**changes, **more})
         self.journal.commit(Change(session_id=repair.session_id, events=[event], puts=[put], fences=fences))
         left = MAX_PROPOSALS - repair.proposals
         return (

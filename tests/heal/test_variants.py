@@ -374,31 +374,103 @@ def test_an_edit_while_it_waits_is_not_overwritten(healing: Begin) -> None:
 # -- the fence
 
 
-@pytest.mark.parametrize(
-    "breach",
-    [
-        to("http://elsewhere.test/here"),
-        {"nodes": {"Ask": {"credentials": {"httpBasicAuth": {"id": "1", "name": "Mine"}}}}},
-        {"add": [node("Run", "code", parameters={"jsCode": "return []"})]},
-        {"nodes": {"Ask": {"type": "n8n-nodes-base.code"}}},
-        {"workflow": {"name": "Renamed"}},
-        {"settings": {"errorWorkflow": "none"}},
-        {"settings": {"executionTimeout": 3600}},
-        {"nodes": {"Ask": {"disabled": True}}},
-        {**to(FIXED), "workflow": {"id": "another00000000001"}},
-        {"workflow": {"id": "another00000000001"}},
-    ],
-    ids=["host", "credential", "code", "type", "name", "errors", "settings", "disabled", "another", "only-another"],
-)
-def test_beyond_the_fence_nothing_is_written(healing: Begin, breach: Any) -> None:
-    one = healing(breach)
-    one.heal()
+ASKED = [
+    to("http://elsewhere.test/here"),
+    {"nodes": {"Ask": {"credentials": {"httpBasicAuth": {"id": "1", "name": "Mine"}}}}},
+    {"add": [node("Run", "code", parameters={"jsCode": "return []"})]},
+    {"nodes": {"Ask": {"type": "n8n-nodes-base.code"}}},
+    {"workflow": {"name": "Renamed"}},
+    {"settings": {"executionTimeout": 3600}},
+    {"nodes": {"Ask": {"disabled": True}}},
+]
+NEVER = [
+    {"settings": {"errorWorkflow": "none"}},
+    {"nodes": {"Ask": {"retryOnFail": True, "maxTries": 1000}}},
+    {**to(FIXED), "workflow": {"id": "another00000000001"}},
+    {"workflow": {"id": "another00000000001"}},
+]
 
+
+def check_refused(one: Healing) -> None:
     assert one.untouched()
     refused = one.data("tool_refused")
     assert {entry["tool"] for entry in refused} == {"propose_repair"}
     assert all(entry["rule"] for entry in refused)
+    (repair,) = one.repairs()
+    assert [entry["rule"] for entry in repair["refusals"]] == [entry["rule"] for entry in refused]
+
+
+@pytest.mark.parametrize("breach", NEVER, ids=["errors", "tries", "another", "only-another"])
+def test_what_nobody_may_allow_is_not_asked_for(healing: Begin, breach: Any) -> None:
+    one = healing(breach)
+    one.heal()
+
+    check_refused(one)
     assert one.state() == "failed"
+    assert "repair_proposed" not in one.kinds()
+
+
+@pytest.mark.parametrize("breach", ASKED, ids=["host", "credential", "code", "type", "name", "settings", "disabled"])
+def test_what_goes_beyond_the_fence_is_asked_for_and_not_written(healing: Begin, breach: Any) -> None:
+    one = healing(breach)
+    one.heal()
+
+    check_refused(one)
+    assert one.kinds(*REPAIR[2:], *ENDS) == ["repair_proposed", "repair_unverified", "repair_waiting"]
+    (waiting,), (proposed,) = one.data("repair_waiting"), one.data("repair_proposed")
+    assert all(entry["rule"] in waiting["reason"] for entry in one.data("tool_refused"))
+    assert proposed["diff"]
+    assert one.command("reject", repairId=waiting["repairId"]) == 202
+    assert one.untouched()
+
+
+def test_beyond_the_fence_a_person_may_say_yes(healing: Begin) -> None:
+    one = healing(to("http://elsewhere.test/here"))
+    one.heal()
+    (repair,) = one.repairs()
+
+    assert one.command("approve", repairId=repair["repairId"]) == 202
+
+    one.check_published("http://elsewhere.test/here")
+    assert not one.n8n.sent(one.workflow_id, "retry")
+    (repair,) = one.repairs()
+    assert (repair["decidedBy"], repair["executionId"]) == ("person", None)
+    assert repair["asked"] == [entry["rule"] for entry in repair["refusals"]]
+
+
+def test_beyond_the_fence_a_suggestion_is_only_shown(healing: Begin) -> None:
+    one = healing(to("http://elsewhere.test/here"), autonomy="suggest")
+    one.heal()
+
+    check_refused(one)
+    assert one.state() == "unverified"
+    assert one.kinds(*REPAIR[2:], *ENDS) == ["repair_proposed", "repair_unverified"]
+
+
+def test_a_trial_that_failed_since_does_not_spoil_what_is_asked_for(healing: Begin) -> None:
+    one = healing(to("http://elsewhere.test/here"), to(WORSE))
+    one.heal()
+    (repair,) = one.repairs()
+    assert repair["state"] == "waiting"
+    assert one.n8n.urls_put(one.workflow_id) == [WORSE, BROKEN]
+
+    assert one.command("approve", repairId=repair["repairId"]) == 202
+
+    one.check_published("http://elsewhere.test/here")
+    assert one.command("rollback", workflowId=one.workflow_id) == 202
+    assert canonical_hash(one.n8n.draft(one.workflow_id)) == canonical_hash(one.before)
+
+
+def test_a_cancelled_turn_asks_for_nothing(healing: Begin) -> None:
+    one = healing(to("http://elsewhere.test/here"), to(WORSE))
+    held = one.n8n.hold(one.workflow_id, "retry", "after")
+    one.fail()
+    assert held.reached.wait(10)
+    assert one.command("cancel") == 202
+    held.release()
+    one.ended()
+
+    assert "repair_waiting" not in one.kinds()
 
 
 def test_a_proposal_within_the_fence_may_follow(healing: Begin) -> None:

@@ -150,8 +150,9 @@ def test_a_proposal_beyond_the_fence_is_refused_and_said_so(bench: Bench, change
     assert {data["tool"] for data in refused} == {"propose_repair"}
     assert all(data["rule"] in answers[0].text for data in refused)
     assert not answers[0].ok
-    assert "repair_proposed" not in bench.types(session_id)
-    assert bench.repair(repair_id).state == "failed"
+    # When the agent has ended, a person is asked.
+    assert of_repair(bench, session_id)[-3:-1] == ["repair_unverified", "repair_waiting"]
+    assert bench.repair(repair_id).asked == [data["rule"] for data in refused]
     assert bench.workflows.get(workflow_id)["name"] == two_nodes()["name"]
 
 
@@ -183,7 +184,9 @@ def test_an_attempt_has_three_proposals(bench: Bench) -> None:
 
     assert [answer.ok for answer in answers] == [False] * 5
     assert "used up" in answers[3].text
-    assert "repair_proposed" not in bench.types(session_id)
+    # What a person is asked for is the last of those three.
+    (entry,) = bench.data(session_id, "repair_proposed")[0]["diff"]
+    assert (entry["node"], entry["path"]) == ("HTTP Request", "credentials")
     assert bench.repair(repair_id).proposals == 3
 
 
@@ -198,7 +201,7 @@ def test_lost_workers_do_not_bring_back_proposals(bench: Bench) -> None:
     bench.idle(session_id)
 
     assert "used up" in answers[1].text
-    assert bench.repair(repair_id).state == "failed"
+    assert bench.repair(repair_id).proposals == 3
 
 
 def test_one_proposal_is_taken_however_many_are_made_at_once(bench: Bench) -> None:
