@@ -94,7 +94,7 @@ class BridgeWorker:
             self.journal,
             self.agent,
             self.tools,
-            Catalog(self.journal, self.workflows, self.publication, autonomy),
+            Catalog(self.journal, self.workflows, self.publication, autonomy, settings.turn_timeout_seconds / 2),
             Attempts(
                 self.journal,
                 self.workflows,

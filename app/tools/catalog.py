@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,7 @@ from app.tools.mcp import ToolResult, ToolSpec
 
 MAX_ANSWER_CHARS = 200_000
 MAX_RUN_CHARS = 4_096
+HURRY = "[Half of this turn's time is over: propose now, or say what a person must do, and stop.]"
 
 
 class _Arguments(pydantic.BaseModel):
@@ -82,17 +85,22 @@ class Catalog:
     workflows: Workflows
     publication: Publication
     autonomy: Autonomy
+    soft_s: float = 300.0
+    """From then on the tools of a repair's turn remind the agent to come to an end."""
 
     def tools_for(self, claim: Claim, *, turn_id: str) -> TurnCatalog:
         turn = _Turn(self, claim, turn_id)
-        return TurnCatalog(turn, turn.repair_tools() if claim.input.kind == "repair" else turn.chat_tools())
+        if claim.input.kind == "repair":
+            return TurnCatalog(turn, turn.repair_tools(), late_at=time.monotonic() + self.soft_s)
+        return TurnCatalog(turn, turn.chat_tools())
 
 
 class TurnCatalog:
     """One turn's tools; see :class:`app.tools.mcp.TurnTools`. A call repeated with its id is answered as before."""
 
-    def __init__(self, turn: _Turn, tools: Mapping[str, _Tool]) -> None:
+    def __init__(self, turn: _Turn, tools: Mapping[str, _Tool], *, late_at: float = math.inf) -> None:
         self._turn = turn
+        self._late_at = late_at
         self._tools = tools
         self._answered: dict[str, ToolResult] = {}
         self._under_way: dict[str, RLock] = {}
@@ -117,7 +125,8 @@ class TurnCatalog:
             if tool is None:
                 raise RefusedError("There is no such tool in this turn.")
             checked = _checked(tool, arguments)
-            return ToolResult(tool.call(checked, tool_use_id)[:MAX_ANSWER_CHARS], ok=True)
+            text = tool.call(checked, tool_use_id)[:MAX_ANSWER_CHARS]
+            return ToolResult(f"{text}\n{HURRY}" if time.monotonic() >= self._late_at else text, ok=True)
         except (FenceError, RefusedError) as exc:
             if tool_use_id not in self._refused:  # a call that is repeated was told of
                 self._turn.refusals.record(name, tool_use_id, exc.rules)

@@ -15,7 +15,7 @@ from app.n8n import Workflow
 from app.n8n.drafts import Drafts
 from app.repairs.publication import Publication
 from app.repairs.refusals import RefusedError
-from app.tools.catalog import Catalog, TurnCatalog
+from app.tools.catalog import HURRY, Catalog, TurnCatalog
 from tests.turns.bench import Bench, bench_in, two_nodes
 
 
@@ -34,7 +34,7 @@ class BusyDrafts(Drafts):
 class Turn:
     """A repair that runs, and its tools."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, *, soft_s: float = 300.0) -> None:
         self.bench = bench
         self.session_id = bench.session()
         workflow = bench.workflow(self.session_id)
@@ -45,7 +45,7 @@ class Turn:
         bench.journal.commit(Change(puts=[self.repair.put(state="running")], fences=[claim.lease]))
         self.workflows = BusyDrafts(bench.journal)
         publication = Publication(bench.journal, self.workflows, "worker")
-        catalog = Catalog(bench.journal, self.workflows, publication, "auto")
+        catalog = Catalog(bench.journal, self.workflows, publication, "auto", soft_s)
         self.tools: TurnCatalog = catalog.tools_for(claim, turn_id="turn")
 
     @property
@@ -88,3 +88,10 @@ def test_arguments_of_a_wrong_type_are_a_mistake_and_no_refusal(turn: Turn) -> N
     with pytest.raises(ValidationError):
         turn.tools.call("propose_repair", {"workflow": "x", "summary": ""}, "t")
     assert turn.told() == []
+
+
+@pytest.mark.parametrize(("soft_s", "reminded"), [(0.0, True), (300.0, False)])
+def test_a_repair_that_takes_long_is_told_to_come_to_an_end(tmp_path: Path, soft_s: float, reminded: bool) -> None:
+    with bench_in(tmp_path) as bench:
+        answer = Turn(bench, soft_s=soft_s).tools.call("get_workflow", {}, "t")
+        assert answer.text.endswith(HURRY) == reminded
