@@ -6,7 +6,7 @@ import click
 from flask import Flask
 from flask.cli import AppGroup
 
-from app.cli import drill, operators
+from app.cli import drill, operators, repairs
 from app.cli.doctor import doctor
 
 
@@ -14,6 +14,7 @@ def register(app: Flask) -> None:
     """Add the commands to ``flask``."""
     operators.register(app)
     drill.register(app)
+    repairs.register(app)
     app.cli.add_command(doctor)
 
 

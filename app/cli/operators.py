@@ -11,7 +11,7 @@ from flask.cli import AppGroup
 
 from app.callbacks.dead_letters import DeadLetters
 from app.errors import BaseError
-from app.journal.records import DeadLetter, Repair
+from app.journal.records import DeadLetter
 from app.lifecycle import BridgeWorker
 from app.n8n import error_workflow
 from app.n8n.client import N8nClient
@@ -19,7 +19,7 @@ from app.n8n.client import N8nClient
 
 def register(app: Flask) -> None:
     """Add the command groups to ``flask``."""
-    for group in (_n8n(), _dead_letters(), _sessions(), _repairs()):
+    for group in (_n8n(), _dead_letters(), _sessions()):
         app.cli.add_command(group)
 
 
@@ -99,19 +99,6 @@ def _sessions() -> AppGroup:
         bridge = _opened()
         for session in bridge.journal.sessions(limit=limit):
             _say(bridge.sessions.describe(session))
-
-    return group
-
-
-def _repairs() -> AppGroup:
-    group = AppGroup("repairs", help="What was repaired, by whose decision.")
-
-    @group.command("list")
-    @click.option("--limit", default=50)
-    def list_repairs(limit: int) -> None:
-        """The newest first."""
-        for repair in Repair.find(_opened().journal, limit=limit):
-            _say(repair.public())
 
     return group
 
