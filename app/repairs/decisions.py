@@ -30,6 +30,7 @@ from app.journal import Change, Journal, Lease, NewInput, events
 from app.journal.records import Case, Registration, Repair, RepairState, Rollback, Snapshot, retry_stale
 from app.n8n import Workflow, Workflows
 from app.n8n.errors import N8nConflictError, N8nRefusedError
+from app.n8n.secret_boundary import SecretLostError
 from app.n8n.workflows import canonical_hash, editable
 from app.repairs import policy, snapshots
 from app.telemetry.redaction import redact_text
@@ -261,7 +262,7 @@ class Decisions:
             return
         try:
             self._write_snapshot(rollback, snapshot, lease)
-        except (N8nRefusedError, N8nConflictError, WorkflowNotFoundError) as exc:
+        except (N8nRefusedError, N8nConflictError, WorkflowNotFoundError, SecretLostError) as exc:
             # It will never be done: an intent that stayed would be in the way of every other undo.
             told = events.notice("error", f"The undo failed: {redact_text(exc.detail)}")
             self._tell(
