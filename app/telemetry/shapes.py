@@ -19,7 +19,8 @@ _PLAIN = (
     r"header|the|this|your|please|check|change|with|for|and)(?![A-Za-z0-9]))"
 )
 # A word or words of a language, which "basic" and "token" often stand before: "basic authentication is required".
-_WORDS = r"(?![A-Za-z]?[a-z]*(?:[-./][A-Za-z]?[a-z]*)*[,;:!?'\")\]]*(?:\s|$))"
+# Nothing is given back: a word can be split in two ways, and so many words in two to the power of that.
+_WORDS = r"(?![A-Za-z]?+[a-z]*+(?:[-./][A-Za-z]?+[a-z]*+)*+[,;:!?'\")\]]*+(?:\s|$))"
 _GAP = r"[^\S\r\n]"
 _QUOTE = r"""\\{0,15}["'`]?"""
 _IS = rf"{_QUOTE}{_GAP}{{0,8}}(?:=>|[:=]){_GAP}{{0,8}}{_QUOTE}"
