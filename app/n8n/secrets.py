@@ -25,6 +25,7 @@ from app.n8n.workflows import canonical_json
 from app.telemetry.redaction import is_query_secret, is_secret_name, needs_redaction, pair_name
 
 KEY_BYTES = 32
+MAX_TRIED_TEXTS = 50
 MAX_TRIED_ENDS = 64
 """So many places are tried as the end of one secret, where it is looked for by the text around it."""
 SHORTEST_KNOWN = 6
@@ -262,11 +263,14 @@ def _places(body: Mapping[str, Any], missing: set[str]) -> list[str]:
 def _around(body: Mapping[str, Any], source: Mapping[str, Any], missing: set[str], key: bytes) -> dict[str, Secret]:
     """Secrets that are masked in another way today than when ``body`` was (a setting or a shape has changed): found by
     the text around them, and known by their hash."""
-    there = {(node, path): text for node, path, text in _texts(source)}
+    there: dict[tuple[str, str], list[str]] = {}
+    for node, path, text in _texts(source):
+        there.setdefault((node, path), []).append(text)
     known: dict[str, Secret] = {}
     for node, path, text in _texts(body):
-        if (node, path) in there and any(name in text for name in missing):
-            known |= _aligned(text, there[node, path], key)
+        if any(name in text for name in missing):
+            for original in there.get((node, path), [])[:MAX_TRIED_TEXTS]:
+                known |= _aligned(text, original, key)
     return known
 
 

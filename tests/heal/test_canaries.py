@@ -259,6 +259,34 @@ def test_no_canary_gets_out_of_a_repair_its_chat_its_dead_letters_and_its_undo(s
     one.close()
 
 
+def test_an_undo_whose_secret_is_gone_from_n8n_says_so_and_is_not_in_the_way_of_the_next(stage: Stage) -> None:
+    one = stage.adopt(f"orders-{uuid.uuid4().hex[:8]}")
+    one.plan({"nodes": {"Ask": {"replace": {BROKEN: FIXED}}}})
+    one.fail()
+    while one.ended() == "interrupted":
+        continue
+    stored = stage.n8n.workflows[one.workflow_id]
+    mail = next(n for n in one.before["nodes"] if n["name"] == "Mail")
+    emptied = [{**n, "parameters": {}} if n["name"] == "Mail" else n for n in stored.public["nodes"]]
+    version_id = stage.n8n.edit(one.workflow_id, publish=True, nodes=emptied)
+    stored.versions = {version_id: stored.versions[version_id]}
+    writes = len(stage.n8n.sent(one.workflow_id, "put"))
+
+    refused = one.client.http("POST", "/sessions/{sid}/commands", {"type": "rollback", "workflowId": one.workflow_id})
+    assert refused.status == 409 and 'parameters.apiKey" of "Mail"' in refused.json["detail"], refused.json
+    assert one.receive("notice")["text"].startswith("The undo failed: Nothing was written")
+    assert len(stage.n8n.sent(one.workflow_id, "put")) == writes
+
+    # A person does as they were told: it may be typed into any node.
+    typed = [{**n, "notes": json.dumps(mail["parameters"])} if n["name"] == "Tell" else n for n in emptied]
+    stage.n8n.edit(one.workflow_id, publish=True, nodes=typed)
+    assert one.command("rollback", workflowId=one.workflow_id) == 202
+    one.receive("rolled_back")
+    stage.check_restored(one)
+    stage.check_unseen(one)
+    one.close()
+
+
 class Model:
     """Mends the path of the failing node, in what it was shown."""
 
