@@ -10,6 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
+from operator import itemgetter
 
 from app.telemetry.redaction import Span, secret_spans
 
@@ -122,8 +123,8 @@ class _Reading:
         return found
 
     @cached_property
-    def _inserted(self) -> list[Part]:
-        return sorted([*self._expressions, *(found.span() for found in _INSERTED.finditer(self._text))])
+    def _shell(self) -> list[Part]:
+        return [found.span() for found in _INSERTED.finditer(self._text)]
 
     @cached_property
     def _literals(self) -> list[Part]:
@@ -171,8 +172,8 @@ class _Reading:
 
     def _is_text(self, start: int, end: int) -> bool:
         """Whether a value without a quote before it is text, a comment say, and not code that names it."""
-        in_code = self._code or any(a < start - 1 and start < b - 2 for a, b in self._expressions)
-        if in_code and not any(a < start < b for a, b in self._literals):
+        in_code = self._code or any(a < start - 1 and start < b - 2 for a, b in _touching(self._expressions, start))
+        if in_code and not any(a < start < b for a, b in _touching(self._literals, start)):
             return not _CODE_START.match(self._text, start)
         return not _NAMES_VALUE.match(self._text, start)
 
@@ -190,7 +191,8 @@ class _Reading:
     def _but_inserted(self, start: int, end: int, *, alone: bool) -> Iterator[Part]:
         at = start
         # One that holds all of it is where it stands.
-        cuts = [(a, b) for a, b in self._inserted if start < b and a < end and not (a + 2 <= start and end <= b)]
+        inserted = sorted([*_touching(self._expressions, start, end), *_touching(self._shell, start, end)])
+        cuts = [(a, b) for a, b in inserted if not (a + 2 <= start and end <= b)]
         for a, b in [*cuts, (end, end)]:
             yield from self._plain(at, max(at, min(a, end)), alone=alone and not cuts)
             at = max(at, b)
@@ -205,6 +207,16 @@ class _Reading:
             end -= 1
         if value < end and (alone or sum(map(str.isalnum, self._text[value:end])) >= SHORTEST_PART):
             yield value, end
+
+
+def _touching(ranges: list[Part], start: int, end: int = 0) -> Iterator[Part]:
+    """Those, in order and apart, that have something of ``start`` to ``end``, by default of one character."""
+    end = max(end, start + 1)
+    for place in range(max(0, bisect_right(ranges, start, key=itemgetter(0)) - 1), len(ranges)):
+        if ranges[place][0] >= end:
+            break
+        if ranges[place][1] > start:
+            yield ranges[place]
 
 
 def _merged(parts: list[Part]) -> list[Part]:

@@ -232,6 +232,25 @@ def test_any_document_is_the_same_again_when_it_was_masked_and_filled(document: 
     assert unmask(masked, [document], KEY) == document
 
 
+HOSTILE = [
+    "{{",
+    "${",
+    "{{ 'a' }}",
+    "{{ password='abcd1' }}",
+    "'password=abcd1' ",
+    "// password=abcd1\n",
+    "[secret:0123456789ab]",
+]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("piece", HOSTILE)
+@pytest.mark.parametrize("name", ["notes", "jsCode", "password"])
+def test_a_hostile_text_takes_a_time_in_proportion_to_its_length(piece: str, name: str) -> None:
+    original = workflow({name: "=" + piece * (256 * 1024 // len(piece))})
+    assert unmask(mask(original, KEY), [original], KEY) == original
+
+
 def test_an_unknown_placeholder_is_refused_by_its_place() -> None:
     with pytest.raises(UnknownSecretError, match=r'"parameters\.token" of "Ask"') as refused:
         unmask(workflow({"token": "[secret:0123456789ab]"}), [workflow({"token": "another"})], KEY)
