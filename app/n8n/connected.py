@@ -26,6 +26,7 @@ from app.n8n.errors import (
     clean,
 )
 from app.n8n.executions import summarize
+from app.n8n.secret_boundary import SecretBoundary
 from app.n8n.workflows import canonical_hash, canonical_json, editable
 
 LOST_WAIT_S = 2.0
@@ -36,8 +37,9 @@ AGAIN_WAIT_S = 5.0
 """So long a plain repetition may hold up its session; whoever looks later finds how it ended."""
 
 _NODE_IDS = uuid.UUID("0b5b0f1e-2f6a-4f0b-9f0e-5a3c1f1d7a52")
-# Who owns it, and copies of what else is there; none of it is of use to an agent or in a snapshot.
-_LEFT_OUT = ("shared", "activeVersion", "parentFolder", "sourceWorkflowId", "pinData")
+# Who owns it, copies of what else is there, and what runs have left in it; none of it is of use to an agent or in a
+# snapshot.
+_LEFT_OUT = ("shared", "activeVersion", "parentFolder", "sourceWorkflowId", "pinData", "staticData")
 _RUNNING = ("new", "running", "unknown")
 # Asleep in n8n's database, for a minute or for days: n8n itself waits for shorter waits.
 _UNFINISHED = (*_RUNNING, "waiting")
@@ -107,6 +109,8 @@ class DraftNotKeptError(N8nError):
 class ConnectedWorkflows:
     """See :class:`app.n8n.Workflows`. n8n knows no locks: who writes holds the workflow's lease, as ``fences``.
 
+    What is handed out has placeholders for the secrets in it, and what is written gets them back: see ``secrets.py``.
+
     :param error_workflow_id: the workflow that reports failures to the bridge, if there is one; it is set on every
         workflow written here that names none.
     :param verdict_wait_s: a trial that has not ended by then has no verdict.
@@ -126,6 +130,7 @@ class ConnectedWorkflows:
     ) -> None:
         self._client = client
         self._journal = journal
+        self._secrets = SecretBoundary(client, journal)
         self._error_workflow_id = error_workflow_id
         self._lost_wait_s = lost_wait_s
         self._publish_wait_s = publish_wait_s
@@ -137,12 +142,12 @@ class ConnectedWorkflows:
         """Without pinned data and ownership. Settings and name have no versions; those of now are in both."""
         workflow = self._client.get_workflow(workflow_id)
         if version == "draft":
-            return _plain(workflow)
+            return self._shown(workflow)
         active = self._active(workflow)
         if active is None:
             raise WorkflowNotFoundError("No version of this workflow is running: it is not published.")
         contents = {"nodes": active["nodes"], "connections": active["connections"]}
-        return {**_plain(workflow), **contents, "versionId": workflow["activeVersionId"]}
+        return self._shown({**workflow, **contents, "versionId": workflow["activeVersionId"]})
 
     def seed(self, workflow_id: str, name: str, node: Mapping[str, Any]) -> Workflow:
         """n8n knows more than the callback told."""
@@ -163,7 +168,9 @@ class ConnectedWorkflows:
         """See the protocol. The nodes get ids that follow from ``intent``: by them the workflow is found again.
 
         :raises N8nError: where it has ``maybe_done`` the workflow may exist; the same call finds it.
+        :raises ValidationError: it has a placeholder: there is nothing yet that it could stand for.
         """
+        body = self._secrets.filled(body)
         wanted = {key: value for key, value in editable(body).items() if key != "staticData"}
         wanted["nodes"] = _marked(wanted["nodes"], intent)
         wanted["settings"] = {"executionOrder": "v1", **wanted["settings"]}
@@ -180,7 +187,7 @@ class ConnectedWorkflows:
         self._conclude(known, str(created["id"]))
         if error_workflow_id and created["settings"].get("errorWorkflow") != error_workflow_id:
             raise N8nError("n8n did not keep the workflow's error workflow; set it in the workflow's settings.")
-        return _plain(created)
+        return self._shown(created)
 
     def put_draft(
         self, workflow_id: str, body: Mapping[str, Any], *, base_version_id: str, fences: Sequence[Lease] = ()
@@ -190,11 +197,12 @@ class ConnectedWorkflows:
 
         :raises WorkflowNotFoundError: n8n has no such workflow.
         :raises DraftNotKeptError: n8n took it and has something else afterwards.
+        :raises SecretLostError: n8n has no value any more for one of its placeholders; nothing was written.
         """
         present = self._client.get_workflow(workflow_id)
-        wanted = self._wanted(present, body)
+        wanted = self._wanted(present, self._secrets.filled(body, present))
         if holds(present, wanted):
-            return _plain(present)
+            return self._shown(present)
         if present["versionId"] != base_version_id:
             raise ConflictError("The workflow was changed meanwhile.")
         self._check(fences)
@@ -206,7 +214,7 @@ class ConnectedWorkflows:
             if saved["versionId"] != answer["versionId"]:
                 raise ConflictError("The workflow was changed meanwhile.")
             raise DraftNotKeptError(str(saved["versionId"]))
-        return _plain(saved)
+        return self._shown(saved)
 
     def publish(self, workflow_id: str, *, version_id: str, fences: Sequence[Lease] = ()) -> Workflow:
         """See the protocol; an inactive workflow becomes active. n8n says so before production has followed.
@@ -222,17 +230,17 @@ class ConnectedWorkflows:
                 if time.monotonic() >= deadline:
                     raise N8nError("n8n took the publication and runs another version; look at the workflow in n8n.")
                 time.sleep(0.1)
-        return _plain(workflow)
+        return self._shown(workflow)
 
     def unpublish(self, workflow_id: str, *, fences: Sequence[Lease] = ()) -> Workflow:
         self._check(fences)
-        return _plain(self._client.unpublish(workflow_id))
+        return self._shown(self._client.unpublish(workflow_id))
 
     def execution(self, workflow_id: str, execution_id: str) -> dict[str, Any]:
         run = self._client.get_execution(execution_id, include_data=True)
         if run.get("workflowId") != workflow_id:
             raise ExecutionNotFoundError("This workflow has no such run.")
-        return summarize(run)
+        return summarize(run, hide=self._secrets.hides(run))
 
     def credentials(self) -> list[dict[str, str]]:
         return [{"id": c.id, "name": c.name, "type": c.type} for c in self._client.list_credentials() or []]
@@ -394,10 +402,13 @@ class ConnectedWorkflows:
         except N8nTooLargeError:
             return "the trial failed as well"
         result = (run.get("data") or {}).get("resultData") or {}
-        error = result.get("error") or {}
+        error = self._secrets.hides(run)(result.get("error") or {})
         message = clean(str(error.get("message") or error.get("name") or "the trial failed as well"))
         node = result.get("lastNodeExecuted")
         return f'"{clean(str(node))}": {message}' if node else message
+
+    def _shown(self, workflow: Workflow) -> Workflow:
+        return self._secrets.shown({key: value for key, value in workflow.items() if key not in _LEFT_OUT})
 
     # -- how writes are made
 
@@ -493,10 +504,6 @@ def _maybe_done(error: BaseError) -> bool:
 
 def _trial_name(execution_id: str, version_id: str) -> str:
     return f"trial:{execution_id}:{version_id}"
-
-
-def _plain(workflow: Workflow) -> Workflow:
-    return {key: value for key, value in workflow.items() if key not in _LEFT_OUT}
 
 
 def _contents(workflow: Mapping[str, Any]) -> str:

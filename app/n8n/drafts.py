@@ -24,7 +24,8 @@ _VERSIONS = uuid.UUID("6d9f5b52-3f0e-4d0f-9a7b-0f0c8f1f6f5e")
 class Drafts:
     """See :class:`app.n8n.Workflows`. There is no other production than the draft, so nothing can be tried either.
 
-    Bodies are stored as they are given: who calls has validated them.
+    Bodies are stored as they are given: who calls has validated them. No secret that a person typed into n8n comes
+    here: messages and callbacks, all that a draft is made of, are redacted before anybody works on them.
     """
 
     connected = False

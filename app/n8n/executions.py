@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from app.telemetry.redaction import redact
+from app.telemetry.redaction import redact, redact_text
 
 MAX_CHARS = 4_096
 _SAMPLE_STRING = 200
 _ERROR_KEYS = ("name", "message", "description", "httpCode", "lineNumber", "messages")
 
 
-def summarize(execution: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(execution: Mapping[str, Any], *, hide: Callable[[Any], Any] = lambda value: value) -> dict[str, Any]:
     """Status, failed node, error, and the shape and a sample of that node's input; redacted, at most ``MAX_CHARS``.
 
     :param execution: as ``GET /executions/{id}?includeData=true`` answers; without data there is less to tell.
+    :param hide: replaces in a JSON value what is known to be secret, before anything is cut.
     """
     result = _at(execution, "data", "resultData")
     node = result.get("lastNodeExecuted")
@@ -26,12 +27,13 @@ def summarize(execution: Mapping[str, Any]) -> dict[str, Any]:
         "status": execution.get("status"),
         "mode": execution.get("mode"),
         "workflowVersionId": execution.get("workflowVersionId"),
-        "failedNode": node,
-        "error": redact({key: error[key] for key in _ERROR_KEYS if key in error}, limit=800),
-        "nodesRun": list(result.get("runData") or {})[:50],
+        "failedNode": redact(hide(node)),
+        "error": redact(hide({key: error[key] for key in _ERROR_KEYS if key in error}), limit=800),
+        "nodesRun": redact(hide(list(result.get("runData") or {})[:50])),
     }
     item = _input_of(result, node)
     if item is not None:
+        item = hide(item)
         told["inputShape"] = _shape(item)
         told["inputSample"] = redact(item, limit=_SAMPLE_STRING, depth=5)
     for key in ("inputSample", "inputShape", "nodesRun"):
@@ -58,7 +60,8 @@ def _input_of(result: Mapping[str, Any], node: Any) -> Any:
 def _shape(value: Any, depth: int = 3) -> Any:
     """Types instead of values."""
     if isinstance(value, Mapping):
-        return {str(key): _shape(item, depth - 1) for key, item in list(value.items())[:30]} if depth else "object"
+        entries = list(value.items())[:30]
+        return {redact_text(str(key)): _shape(item, depth - 1) for key, item in entries} if depth else "object"
     if isinstance(value, list):
         return [_shape(value[0], depth - 1)] if value and depth else "list"
     return {str: "text", bool: "boolean", type(None): "null"}.get(type(value), "number")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.n8n.secrets import moved_secrets
 from app.n8n.structure import is_trigger
 from app.repairs.reach import Reach, leaves, new_hosts, reach_of
 
@@ -22,7 +23,6 @@ _CHANGEABLE = {
     *("parameters", "position", "notes", "notesInFlow"),
     *("retryOnFail", "maxTries", "waitBetweenTries", "onError", "continueOnFail", "alwaysOutputData", "executeOnce"),
 }
-_PLACEHOLDER = re.compile(r"\[secret:[^\]\s]{0,64}\]?")
 
 # Parameters that decide more than what a node does with its data, by their own name or by the kind of their node.
 _CREDENTIAL_CHOICE = frozenset({"authentication", "genericAuthType", "nodeCredentialType", "credentialType"})
@@ -60,7 +60,7 @@ def breaches(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Breach
 
     Those that no person can allow come first. An ``after`` without an id is the same workflow.
     """
-    found = [*_workflow(before, after), *(Breach(rule, never=True) for rule in moved_placeholders(before, after))]
+    found = [*_workflow(before, after), *(Breach(rule, never=True) for rule in moved_secrets(before, after))]
     old, new = _by_name(before), _by_name(after)
     found += [Breach(f"A repair may not add a node ({_named(new[name])}).") for name in new if name not in old]
     found += [Breach(f'A repair may not remove a node ("{_cut(name)}").') for name in old if name not in new]
@@ -71,27 +71,6 @@ def breaches(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Breach
         found += _reach(_cut(name), reach_of(old.get(name, {})), reach_of(node))
     unique = {breach.rule: breach for breach in found}
     return sorted(unique.values(), key=lambda breach: not breach.never)[:MAX_BREACHES]
-
-
-def moved_placeholders(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """A sentence for each masked secret that stands in ``after`` where it does not stand in ``before``."""
-    return _moved_placeholders(before, after)
-
-
-def _moved_placeholders(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    known = set(_placeholders(before))
-    moved = sorted({place for text, place in set(_placeholders(after)) - known})
-    return [f"A hidden secret may not be moved or made up ({_cut(place)})." for place in moved]
-
-
-def _placeholders(workflow: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each placeholder with its place: the node, which may be renamed, and the path in it; in keys, too."""
-    nodes = [(str(node.get("id") or node.get("name")), node) for node in workflow.get("nodes") or []]
-    rest = [(key, workflow.get(key)) for key in ("name", "connections", "settings")]
-    for owner, value in [*nodes, *rest]:
-        for path, _, leaf in leaves(value, owner):
-            for text in _PLACEHOLDER.findall(f"{path}\0{leaf}"):
-                yield text, path
 
 
 def _workflow(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Breach]:

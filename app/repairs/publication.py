@@ -29,6 +29,7 @@ from app.journal import Change, Journal, Lease, events
 from app.journal.records import Case, Repair, RepairState, Rollback, Snapshot
 from app.n8n import Workflow, Workflows
 from app.n8n.errors import N8nConflictError, N8nRefusedError
+from app.n8n.secret_boundary import SecretLostError
 from app.n8n.workflows import canonical_hash, editable
 from app.repairs import policy, snapshots
 from app.repairs.states import moved
@@ -109,6 +110,9 @@ class Publication:
         except WorkflowNotFoundError:
             self.end(repair, "failed", by=BRIDGE, reason="The workflow does not exist any more.")
             return
+        except SecretLostError as exc:
+            self.end(repair, "failed", by=BRIDGE, reason=exc.detail)
+            return
         except ConflictError:
             reason = "The workflow was changed after the repair was proposed; it is left as it is."
             self.end(repair, "failed", by=BRIDGE, reason=reason)
@@ -157,9 +161,18 @@ class Publication:
 
     def _end_restoring(self, repair_id: str, lease: Lease) -> None:
         repair = Repair.get(self.journal, repair_id)
-        if repair is not None and repair.state == "restoring":
+        if repair is None or repair.state != "restoring":
+            return
+        told = []
+        try:
             self.put_back(repair, [lease])
-            self.journal.commit(Change(puts=[moved(repair, "failed")], fences=[lease]))
+        except (N8nRefusedError, N8nConflictError) as exc:
+            # It will never be done: what is left is a draft that nobody runs, and somebody who knows of it.
+            log.warning("a trial's draft cannot be put back", extra={"workflowId": repair.workflow_id})
+            text = f"The trial's draft could not be put back, look at it in n8n: {redact_text(exc.detail)}"
+            told = [events.notice("error", text, repair_id=repair_id)]
+        change = Change(session_id=repair.session_id, events=told, puts=[moved(repair, "failed")], fences=[lease])
+        self._tell(change)
 
     def restore(self, workflow_id: str, lease: Lease) -> None:
         rollback = Rollback.get(self.journal, workflow_id)
@@ -168,7 +181,7 @@ class Publication:
             return
         try:
             self._write_snapshot(rollback, snapshot, lease)
-        except (N8nRefusedError, N8nConflictError, WorkflowNotFoundError) as exc:
+        except (N8nRefusedError, N8nConflictError, WorkflowNotFoundError, SecretLostError) as exc:
             # It will never be done: an intent that stayed would be in the way of every other undo.
             told = events.notice("error", f"The undo failed: {redact_text(exc.detail)}")
             self._tell(

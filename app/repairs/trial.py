@@ -140,7 +140,7 @@ class Proposer:
                 return self._withdraw(repair, turn_id, fences)
             try:
                 repair = self._draft(repair, fences)
-            except (ConflictError, WorkflowNotFoundError) as exc:
+            except (ConflictError, ValidationError, WorkflowNotFoundError) as exc:
                 repair = _fresh(self.journal, repair_id)
                 return self._suggest(repair, [], {}, f"it could not be saved as a draft: {exc.detail}", turn_id, lease)
             except (N8nRefusedError, DraftNotKeptError) as exc:

@@ -9,15 +9,26 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
-from .shapes import MASK, mask_shapes, may_hold_secret
+from .shapes import MASK, Span, is_query_secret, mask_shapes, may_hold_secret, shape_spans
 
-__all__ = ["MASK", "is_secret_name", "know_secrets", "needs_redaction", "redact", "redact_text"]
+__all__ = [
+    "MASK",
+    "Span",
+    "is_query_secret",
+    "is_secret_name",
+    "know_secrets",
+    "needs_redaction",
+    "pair_name",
+    "redact",
+    "redact_text",
+    "secret_spans",
+]
 
 MAX_STRING = 8_192
 MAX_ITEMS = 200
@@ -143,8 +154,8 @@ def _redacted(value: Any, limit: int, depth: int, look: bool) -> Any:
     if isinstance(value, Mapping):
         if depth <= 0:
             return "[…]"
-        if "value" in value and isinstance(value.get("name"), str) and is_secret_name(value["name"]):
-            # n8n's parameter lists: {"name": "X-Api-Key", "value": "…"}
+        name = pair_name(value)
+        if name is not None and is_secret_name(name):
             value = {**value, "value": MASK}
         shown = {}
         for key, entry in islice(value.items(), MAX_ITEMS):
@@ -169,13 +180,41 @@ def is_secret_name(name: str) -> bool:
     return bool(_SECRET_KEY.search(name)) and not _HARMLESS_KEY.match(name)
 
 
+def pair_name(value: Mapping[str, Any]) -> str | None:
+    """The name under which ``value["value"]`` stands in n8n's lists of parameters, if this is an entry of one:
+    ``{"name": "X-Api-Key", "value": "…"}``."""
+    if "value" in value:
+        for key in ("name", "key"):
+            if isinstance(value.get(key), str):
+                return str(value[key])
+    return None
+
+
+def secret_spans(text: str) -> Iterator[Span]:
+    """Where :func:`redact_text` finds something in the whole of ``text``; spans may overlap."""
+    if needs_redaction(text):
+        for found in _Own.pattern.finditer(text):
+            yield Span(found.start(), found.end(), named=False)
+        for start, end in _members(text):
+            yield Span(start, end, named=True)
+        yield from shape_spans(text)
+
+
 def _mask_members(text: str) -> str:
     kept, at = [], 0
+    for start, end in _members(text):
+        kept += [text[at:start], MASK]
+        at = end
+    return "".join([*kept, text[at:]])
+
+
+def _members(text: str) -> Iterator[tuple[int, int]]:
+    """The values under secret names in the JSON of a text."""
+    at = 0
     for found in _MEMBER.finditer(text):
-        name = found["named"] if found["named"] and found["name"] == "name" else found["name"]
-        if found.start() < at or not is_secret_name(name):
+        is_pair = found["named"] and found["name"] in ("name", "key")
+        if found.start() < at or not is_secret_name(found["named"] if is_pair else found["name"]):
             continue
         end = re.compile(r"(?<!\\)" + re.escape(found["q"])).search(text, found.end())
-        kept += [text[at : found.end()], MASK]
         at = end.start() if end else len(text)
-    return "".join([*kept, text[at:]])
+        yield found.end(), at

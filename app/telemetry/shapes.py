@@ -6,7 +6,9 @@ Every pattern is linear: what is repeated is bounded, or ends at a character tha
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MASK = "[redacted]"
 
@@ -17,16 +19,30 @@ _PLAIN = (
     r"header|the|this|your|please|check|change|with|for|and)(?![A-Za-z0-9]))"
 )
 # A word or words of a language, which "basic" and "token" often stand before: "basic authentication is required".
-_WORDS = r"(?![A-Za-z]?[a-z]*(?:[-./][A-Za-z]?[a-z]*)*[,;:!?'\")\]]*(?:\s|$))"
+# Nothing is given back: a word can be split in two ways, and so many words in two to the power of that.
+_WORDS = r"(?![A-Za-z]?+[a-z]*+(?:[-./][A-Za-z]?+[a-z]*+)*+[,;:!?'\")\]]*+(?:\s|$))"
 _GAP = r"[^\S\r\n]"
-_QUOTE = r"""\\{0,15}["']?"""
+_QUOTE = r"""\\{0,15}["'`]?"""
 _IS = rf"{_QUOTE}{_GAP}{{0,8}}(?:=>|[:=]){_GAP}{{0,8}}{_QUOTE}"
-_VALUE = r"""[^\s"',;&<>\\]{4,}"""
+_QUOTED = r"""(?<=["'`])[^"'`\\\r\n]{4,256}(?=\\{0,15}["'`])"""
+_VALUE = r"""[^\s"'`,;&<>\\]{4,}"""
+
+
+class Span(NamedTuple):
+    """Where a secret stands in a text.
+
+    :ivar named: it is known by what stands before it only, so it may be anything that stands for a value, code too.
+    """
+
+    start: int
+    end: int
+    named: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """:ivar secret: what is masked; its group ``lead``, where it has one, tells what was there and is kept.
+    :ivar named: see :class:`Span`.
     :ivar clues: texts in lower case, one of which is in every text with such a secret.
     :ivar searches: do the same where no rare text would; each begins with what is searched for quickly.
     """
@@ -34,6 +50,7 @@ class Shape:
     secret: re.Pattern[str]
     clues: tuple[str, ...] = ()
     searches: tuple[re.Pattern[str], ...] = ()
+    named: bool = False
     kept: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -45,14 +62,24 @@ class Shape:
     def mask(self, text: str) -> str:
         return self.secret.sub(self.kept, text)
 
+    def spans(self, text: str) -> Iterator[Span]:
+        """What :meth:`mask` would mask."""
+        for found in self.secret.finditer(text):
+            start = found.end("lead") if "lead" in self.secret.groupindex else found.start()
+            yield Span(start, found.end(), self.named)
 
-def _shape(secret: str, *clues: str, search: tuple[str, ...] = ()) -> Shape:
-    return Shape(re.compile(secret), clues, tuple(map(re.compile, search)))
+
+def _shape(secret: str, *clues: str, search: tuple[str, ...] = (), named: bool = False) -> Shape:
+    return Shape(re.compile(secret), clues, tuple(map(re.compile, search)), named)
 
 
 _AFTER_UNDERSCORE = (r"_[a-z0-9]{16}",)
 _AFTER_DASH = (r"-[a-z0-9_]{13}",)
 _GIVEN = r"\\{0,15}[\"']?\s{0,8}[:=]"
+_QUERY_NAMES = (
+    r"(?:[a-z0-9_\-]{0,64}(?:api[_-]?key|access[_-]?key(?:id)?|secret(?:[_-]?key)?|token"
+    r"|passw(?:or)?d|pwd|signature|sig|auth|credential|hmac)|key|code(?==[^&\s]{8}))"
+)
 
 SHAPES: tuple[Shape, ...] = (
     _shape(
@@ -61,11 +88,14 @@ SHAPES: tuple[Shape, ...] = (
     ),
     # Headers: what is presented, whatever its scheme and shape.
     _shape(
-        rf"(?P<lead>(?i:\b(?:set-)?cookie[\"']?{_GAP}{{0,8}}[:=]{_GAP}{{0,8}}))(?=[^\r\n]{{0,256}}=)[^\r\n]+", "cookie"
+        rf"(?P<lead>(?i:\b(?:set-)?cookie[\"']?{_GAP}{{0,8}}[:=]{_GAP}{{0,8}}))(?=[^\r\n]{{0,256}}=)[^\r\n]+",
+        "cookie",
+        named=True,
     ),
     _shape(
         rf"(?P<lead>(?i:authorization{_IS}(?:[a-z0-9-]{{2,24}}{_GAP}{{1,4}})?)){_PLAIN}{_VALUE}",
         "authorization",
+        named=True,
     ),
     _shape(
         r"(?P<lead>(?i:\bbearer\s{1,8}))(?!(?i:auth|credential|scheme|challenge|realm|format|header))"
@@ -118,27 +148,36 @@ SHAPES: tuple[Shape, ...] = (
     _shape(
         r"(?<=://)(?:[^\s/@:]{0,256}:[^\s/@]{1,256}|[A-Za-z0-9_.~%-]{16,256})(?=@)",
         search=(r"://[^\s/]{1,520}@",),
+        named=True,
     ),
     _shape(
-        r"(?P<lead>(?i:(?<=[?&;])(?:[a-z0-9_\-]{0,64}(?:api[_-]?key|access[_-]?key(?:id)?|secret(?:[_-]?key)?|token"
-        r"|passw(?:or)?d|pwd|signature|sig|auth|credential|hmac)|key|code(?==[^&\s]{8}))=))[^&\s\"'<>\\]+",
+        rf"(?P<lead>(?i:(?<=[?&;]){_QUERY_NAMES}=))[^&\s\"'`<>\\]+",
         *("token=", "secret=", "password=", "passwd=", "pwd="),
         search=(r"=(?<=(?:key|yid|sig|ure|uth|ial|mac|ode)=)",),
+        named=True,
     ),
     # Names that a value is given to in a text.
     _shape(
         r"(?P<lead>(?i:(?:pass(?:word|wd|phrase)|\bpwd|(?:api|access|account|private|encryption|signing|secret)[_-]?key"
-        rf"|secret|(?:access|refresh|auth|bot|api|session|id)[_-]?token|(?-i:_KEY|_TOKEN|_PASS)){_IS})){_PLAIN}{_VALUE}",
+        # But for what stands in the place of a secret: see ``n8n/secrets.py``.
+        rf"|secret(?!:[0-9a-f]{{12}}\])|(?:access|refresh|auth|bot|api|session|id)[_-]?token|(?-i:_KEY|_TOKEN|_PASS)){_IS})){_PLAIN}(?:{_QUOTED}|{_VALUE})",
         *("pwd", "secret", "token"),
         search=(rf"key{_GIVEN}", rf"pass(?:word|wd|phrase)?{_GIVEN}"),
+        named=True,
     ),
-    _shape(rf"(?P<lead>(?i:\btoken{_IS})){_PLAIN}{_WORDS}[^\s\"',;&<>\\]{{8,}}", "token"),
+    _shape(
+        rf"(?P<lead>(?i:\btoken{_IS})){_PLAIN}{_WORDS}[^\s\"'`,;&<>\\]{{8,}}",
+        "token",
+        named=True,
+    ),
 )
 
 # Nearly every text has none of these, and looking for them is many times as fast as trying the shapes.
 _ALL_CLUES = {clue for shape in SHAPES for clue in shape.clues}
 _CLUES = tuple(sorted(clue for clue in _ALL_CLUES if not any(other in clue for other in _ALL_CLUES - {clue})))
-_SEARCHES = tuple(dict.fromkeys(search for shape in SHAPES for search in shape.searches))
+# Names of JSON members, and in pairs of a name and a value, that no shape asks for.
+_NAMED = re.compile(r"(?:auth|credential|session[_-]?id|signature|bearer|passphrase)s?\\{0,15}\"\s{0,8}[:,]")
+_SEARCHES = (*dict.fromkeys(search for shape in SHAPES for search in shape.searches), _NAMED)
 
 
 def may_hold_secret(text: str) -> bool:
@@ -157,3 +196,19 @@ def mask_shapes(text: str) -> str:
         if shape.suspected(lowered):
             text = shape.mask(text)
     return text
+
+
+def shape_spans(text: str) -> Iterator[Span]:
+    """Where :func:`mask_shapes` finds something, shape by shape; spans may overlap."""
+    lowered = text.lower()
+    for shape in SHAPES:
+        if shape.suspected(lowered):
+            yield from shape.spans(text)
+
+
+_QUERY_NAME = re.compile(rf"(?i){_QUERY_NAMES}=")
+
+
+def is_query_secret(name: str, value: str) -> bool:
+    """Whether a value of this name in a URL's query is a secret."""
+    return bool(_QUERY_NAME.match(f"{name}={value}"))

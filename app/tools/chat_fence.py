@@ -11,7 +11,8 @@ from typing import Any
 
 from app.journal import Journal
 from app.journal.records import Registration, Repair
-from app.repairs.fence import kind_of, moved_placeholders
+from app.n8n.secrets import moved_secrets
+from app.repairs.fence import kind_of
 from app.repairs.reach import WITHOUT_TLS, new_hosts, reach_of
 
 MAX_READ_CHARS = 4_000_000
@@ -59,7 +60,7 @@ class ChatFence:
         :param after: is valid.
         """
         found = [*self._strong_nodes(before, after), *_error_workflow(before, after)]
-        found += [f"{rule} Use a credential of n8n for it." for rule in moved_placeholders(before, after)]
+        found += [f"{rule} Use a credential of n8n for it." for rule in moved_secrets(before, after)]
         if self._is_tainted():
             found += self._reach(before, after)
         return list(dict.fromkeys(found))[:20]

@@ -295,7 +295,7 @@ def undo(user: Client) -> None:
         (end_session, {"waiting": 1, "expired": 1}),
         (only_suggest, {"unverified": 1}),
         (fail_to_know, {"failed": 1}),
-        (come_back, {"waiting": 1, "published": 1, "blocked": 1}),
+        (come_back, {"waiting": 1, "published": 1, "blocked": 1, "rolled_back": 1}),
         (only_observe, {"observed": 1}),
         (refuse_credentials, {"not_a_bug": 1}),
         (undo, {"waiting": 1, "published": 1, "rolled_back": 1}),

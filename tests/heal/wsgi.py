@@ -84,7 +84,9 @@ def _changed(workflow: dict[str, Any], proposal: dict[str, Any]) -> dict[str, An
     for node in body["nodes"]:
         change = proposal.get("nodes", {}).get(node["name"], {})
         node["parameters"] = {**node["parameters"], **change.get("parameters", {})}
-        node.update({key: value for key, value in change.items() if key != "parameters"})
+        for old, new in change.get("replace", {}).items():
+            node["parameters"] = json.loads(json.dumps(node["parameters"]).replace(old, new))
+        node.update({key: value for key, value in change.items() if key not in ("parameters", "replace")})
     body["nodes"] = [*body["nodes"], *proposal.get("add", [])]
     body["settings"] = {**body["settings"], **proposal.get("settings", {})}
     return {**body, **proposal.get("workflow", {})}

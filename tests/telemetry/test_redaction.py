@@ -134,6 +134,7 @@ HOSTILE = {
     "query": "?aaaaaaaa_key",
     "names": "password     ",
     "token": "token: a.a.a.a.a.",
+    "token words": "token: aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa-aa1 ",
     "sendgrid": "SG.aaaaaaaaaaaaaaaaaaaa-",
     "slashes": '\\\\\\\\"a"',
     "members": '"password"    ',
