@@ -13,6 +13,7 @@ import gevent
 from app.agents import Agent
 from app.callbacks.report import parse_error_report
 from app.callbacks.routing import Routed, Router
+from app.errors import JournalUnavailableError
 from app.journal import Change, Claim, Event, Input, Journal, Lease, NewInput, events
 from app.journal.records import Autonomy, Case, Registration, Repair, Snapshot
 from app.journal.sqlite import SqliteJournal
@@ -44,6 +45,11 @@ class PausableJournal(SqliteJournal):
 
     def renew(self, leases: Iterable[Lease], *, ttl_s: float) -> set[Lease]:
         return set() if self.paused else super().renew(leases, ttl_s=ttl_s)
+
+    def pending(self, session_id: str) -> list[Input]:
+        if self.paused:  # else a turn could be told of its loss before it has done anything about it
+            raise JournalUnavailableError
+        return super().pending(session_id)
 
 
 class Worker:
