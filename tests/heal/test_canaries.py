@@ -16,10 +16,11 @@ import pytest
 from app.n8n.workflows import canonical_hash
 from tests.fakes import n8n as fake
 from tests.fakes.messages_api import MessagesApi, Reply, Request, say, use
+from tests.fakes.receiver import Receiver
 from tests.heal.conftest import planned_bridge
 from tests.heal.rig import BROKEN, FIXED, SECRET, Healing, HealN8n, node, workflow
 from tests.support.client import failure
-from tests.support.server import BridgeServer
+from tests.support.server import BridgeServer, wait_for
 
 Json = dict[str, Any]
 _PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEcanary{0}AoIBAQ\n-----END RSA PRIVATE KEY-----"
@@ -151,8 +152,8 @@ return items;"""
 
 
 class Stage:
-    def __init__(self, server: BridgeServer, n8n: TellingN8n, folder: Path) -> None:
-        self.server, self.n8n, self.folder = server, n8n, folder
+    def __init__(self, server: BridgeServer, n8n: TellingN8n, folder: Path, receiver: Receiver) -> None:
+        self.server, self.n8n, self.folder, self.receiver = server, n8n, folder, receiver
         self.typed = Canaries()
 
     def adopt(self, path: str) -> Healing:
@@ -193,6 +194,8 @@ class Stage:
         # The journal with its log, and whatever else was left in the server's folder.
         seen |= {str(path): path.read_bytes() for path in self.server.folder.rglob("*") if path.is_file()}
         seen |= {f"request {number}": text for number, text in enumerate(more)}
+        wait_for(lambda: self.receiver.posts, what="a notification")
+        seen |= {f"notification {number}": post.raw for number, post in enumerate(self.receiver.posts)}
         assert len(self.typed.marks) > 12 and len(self.n8n.told.marks) > 12
         leaks = {
             place: [what[max(0, what.find(m.encode()) - 60) :][:120] for m in found][:3]
@@ -208,9 +211,9 @@ def staged(folder: Path, **settings: Any) -> Iterator[Stage]:
     n8n = TellingN8n()
     n8n.start()
     try:
-        with planned_bridge(n8n, folder, **settings) as server:
+        with Receiver() as receiver, planned_bridge(n8n, folder, NOTIFY_URL=receiver.url, **settings) as server:
             n8n.bridge = f"{server.url}/callbacks/n8n/error"
-            yield Stage(server, n8n, folder)
+            yield Stage(server, n8n, folder, receiver)
         n8n.check()
     finally:
         n8n.stop()
