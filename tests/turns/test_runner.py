@@ -513,16 +513,19 @@ def test_what_is_said_during_a_commit_is_not_held_back(bench: Bench) -> None:
 
 
 def test_work_goes_to_whoever_has_less_of_it(bench: Bench) -> None:
-    agents = [ScriptedAgent(never()) for _ in range(2)]
-    for agent in agents:
-        bench.worker(agent, concurrent_turns=4)
-
-    sessions = [bench.session() for _ in range(4)]
-    for session_id in sessions:
+    busy, idle = ScriptedAgent(never()), ScriptedAgent(never())
+    sessions = [bench.session() for _ in range(6)]
+    bench.worker(busy, concurrent_turns=6)
+    for session_id in sessions[:3]:
         bench.say(session_id)
+    until(lambda: len(busy.running) == 3, deadline_s=15)
+    bench.worker(idle, concurrent_turns=6)
 
-    until(lambda: sum(len(agent.running) for agent in agents) == 4, deadline_s=15)
-    assert all(agent.running for agent in agents), "one has them all"
+    for number, session_id in enumerate(sessions[3:], start=4):
+        bench.say(session_id)
+        until(lambda number=number: len(busy.running) + len(idle.running) == number, deadline_s=15)
+
+    assert idle.running, "the one that was busy has them all"
     for session_id in sessions:
         bench.close_session(session_id)
 
