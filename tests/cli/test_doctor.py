@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.journal import Change
-from app.journal.records import Case, DeadLetter, Repair
+from app.journal.records import Case, Ceiling, DeadLetter, Repair
 from app.journal.sqlite import SqliteJournal
 from app.n8n.client import N8nClient
 from app.ops import doctor_round_trip as round_trip
@@ -458,8 +458,8 @@ def test_what_waits_for_a_person_is_counted_in_notes(bridge: BridgeServer, tmp_p
         DeadLetter(dead_letter_id="d1", reason="no_session", report={}),
         DeadLetter(dead_letter_id="d2", reason="rate_limited", report={}),
     ]
-    case = Case(state="blocked", **about)
-    journal.commit(Change(puts=[repair.put(), case.put(), *(letter.put() for letter in letters)]))
+    case, brake = Case(state="blocked", **about), Ceiling(autonomy="suggest")
+    journal.commit(Change(puts=[repair.put(), case.put(), brake.put(), *(letter.put() for letter in letters)]))
     journal.close()
 
     report = Doctor(bridge, None).run(JOURNAL_PATH=tmp_path / "journal.db")
@@ -467,6 +467,7 @@ def test_what_waits_for_a_person_is_counted_in_notes(bridge: BridgeServer, tmp_p
     assert report.is_well()
     details = [finding["detail"] for finding in report.of("waiting")]
     assert details == [
+        'the brake is on: no repair goes further than "suggest"',
         "1 repair(s) wait for a decision",
         "1 error(s) are blocked: repairs did not help",
         "1 callback(s) are held back by the rate limit",
