@@ -55,7 +55,7 @@ def test_it_tells_what_by_whom_proven_by_what_when_and_for_how_much(tmp_path: Pa
     assert "\x1b" not in told.stdout
     assert "\u202e" not in told.stdout
     assert lines[1] == "  published: workflow_bug, attempt 1, 0.0225 USD"
-    assert "queued 2026-09-21 14:13:20, running 2026-09-21 14:13:21" in told.stdout
+    assert "queued 2026-09-21 14:13:20, running 2026-09-21 14:13:21, published 2" in told.stdout
     assert "decided by the bridge, proven by run 17" in told.stdout
     assert '~ "Ask" parameters.url: "a" → "b"' in told.stdout
     assert "refused: Bash: There is no such tool in this turn." in told.stdout
