@@ -6,11 +6,11 @@ import json
 from typing import cast
 
 import click
-from flask import Flask, current_app
+from flask import Flask
 from flask.cli import AppGroup
 
+from app.cli.opened import opened_bridge
 from app.journal.records import Repair
-from app.lifecycle import BridgeWorker
 from app.n8n.diff import DiffEntry, describe
 
 MAX_LISTED = 1_000
@@ -34,23 +34,17 @@ def register(app: Flask) -> None:
     @as_json
     def list_repairs(limit: int, workflow: str, as_json: bool) -> None:
         """What was repaired, by whose decision, proven by which run; the newest first."""
-        for repair in Repair.find(_opened().journal, f"workflow:{workflow}" if workflow else "", limit=limit):
+        for repair in Repair.find(opened_bridge().journal, f"workflow:{workflow}" if workflow else "", limit=limit):
             click.echo(json.dumps(repair.public(), ensure_ascii=False) if as_json else _block(repair))
 
     @group.command("show")
     @click.argument("repair_id")
     def show(repair_id: str) -> None:
         """All that is known of one, as JSON."""
-        repair = Repair.get(_opened().journal, repair_id)
+        repair = Repair.get(opened_bridge().journal, repair_id)
         if repair is None:
             raise click.ClickException("There is no repair with this id.")
         click.echo(json.dumps(repair.public(), ensure_ascii=False, indent=2))
-
-
-def _opened() -> BridgeWorker:
-    bridge: BridgeWorker = current_app.extensions["bridge"]
-    bridge.journal.open()
-    return bridge
 
 
 def _block(repair: Repair) -> str:

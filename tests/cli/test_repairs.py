@@ -73,3 +73,21 @@ def test_scripts_get_json_and_one_workflows_only(tmp_path: Path) -> None:
     unknown = flask(tmp_path / "journal.db", "show", "r2")
     assert unknown.returncode == 1
     assert "no repair with this id" in unknown.stderr
+
+
+def test_where_there_is_no_journal_that_is_said_and_none_is_made(tmp_path: Path) -> None:
+    told = flask(tmp_path / "journal.db")
+
+    assert (told.returncode, told.stdout) == (1, "")
+    assert f"no journal at {tmp_path / 'journal.db'} (JOURNAL_PATH)" in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").write_bytes(b"no database, whatever its name says. " * 500)
+
+    told = flask(tmp_path / "journal.db")
+
+    assert told.returncode == 1
+    assert "Traceback" not in told.stderr
+    assert "flask doctor" in told.stderr
