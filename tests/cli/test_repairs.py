@@ -52,6 +52,7 @@ def test_it_tells_what_by_whom_proven_by_what_when_and_for_how_much(tmp_path: Pa
     assert told.returncode == 0, told.stderr
     lines = told.stdout.splitlines()
     assert lines[0].startswith("r1  Invoices ")
+    assert lines[0].endswith("(w1), session s1")
     assert "\x1b" not in told.stdout
     assert "\u202e" not in told.stdout
     assert lines[1] == "  published: workflow_bug, attempt 1, 0.0225 USD"
@@ -69,6 +70,7 @@ def test_scripts_get_json_and_one_workflows_only(tmp_path: Path) -> None:
 
     assert json.loads(line) == json.loads(shown.stdout)
     assert json.loads(line)["costUsd"] == 0.0225
+    assert json.loads(line)["sessionId"] == "s1"
     assert flask(tmp_path / "journal.db", "list", "--workflow=w2").stdout == ""
     unknown = flask(tmp_path / "journal.db", "show", "r2")
     assert unknown.returncode == 1
