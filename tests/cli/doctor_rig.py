@@ -26,7 +26,7 @@ from app.n8n.client import N8nClient
 from app.telemetry.redaction import know_secrets
 from tests.fakes.n8n import API_KEY, FakeN8n
 from tests.support.projects import PROJECT
-from tests.support.server import BridgeServer
+from tests.support.server import BridgeServer, free_port
 
 SECRET = "callback-secret-of-these-tests"
 CLAUDE_KEY = "sk-ant-test-0123456789abcdef0123456789"
@@ -77,7 +77,9 @@ class Doctor:
         self.n8n = n8n
         self.environment: dict[str, str] = {**server._environment}
         if n8n is not None:
-            self.environment |= {"N8N_API_URL": n8n.url, "N8N_API_KEY": API_KEY}
+            # As if the bridge ran on another machine: it has no n8n of its own (see ``conftest``).
+            elsewhere = {"BIND": f"127.0.0.1:{free_port()}", "N8N_CALLBACK_URL": server.url}
+            self.environment |= {"N8N_API_URL": n8n.url, "N8N_API_KEY": API_KEY, **elsewhere}
 
     def command(self, *words: str, **settings: Any) -> tuple[list[str], dict[str, str]]:
         environment: Mapping[str, Any] = {**self.environment, **settings}

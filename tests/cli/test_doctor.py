@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -132,6 +135,52 @@ def test_no_journal_yet_is_a_note_and_none_is_made(doctor: Doctor, tmp_path: Pat
 
     assert report.is_well() and report.only("journal")["state"] == "note"
     assert not (tmp_path / "journal.db").exists()
+
+
+# -- the bridge
+
+
+def test_a_bridge_that_runs_with_these_settings_is_ok(bridge: BridgeServer) -> None:
+    found = Doctor(bridge, None).run().only("bridge")
+
+    assert (found["state"], found["detail"]) == ("ok", f"the one at {bridge.url} is ready")
+
+
+def test_where_no_bridge_runs_that_is_a_note(bridge: BridgeServer) -> None:
+    report = Doctor(bridge, None).run(BIND=f"127.0.0.1:{free_port()}")
+
+    assert report.is_well() and "(BIND)" in report.only("bridge")["detail"]
+
+
+def test_a_bridge_with_other_settings_is_a_problem(bridge: BridgeServer, n8n: FakeN8n) -> None:
+    connected = {"N8N_API_URL": n8n.url, "N8N_API_KEY": API_KEY, "N8N_CALLBACK_SECRET": None}
+    problem = Doctor(bridge, None).quick(**connected).problems[0]
+
+    assert problem["name"] == "bridge" and "HUP" in problem["todo"]
+    said = "N8N_API_URL and N8N_API_KEY are unset there, N8N_CALLBACK_SECRET is set there"
+    assert problem["detail"].endswith(said)
+
+
+def test_a_bridge_that_is_not_ready_is_a_problem_with_its_reason(bridge: BridgeServer) -> None:
+    answers = {"/healthz": {"status": "ok"}, "/readyz": {"checks": {"journal": "The disk is full.", "worker": "ok"}}}
+
+    class Full(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(answers.get(self.path, {})).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing: it would be the test's output."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Full) as full:
+        Thread(target=full.serve_forever, daemon=True).start()
+        problem = Doctor(bridge, None).run(BIND=f"127.0.0.1:{full.server_port}").only_problem()
+        full.shutdown()
+
+    assert problem["detail"].endswith("is not ready (journal: The disk is full.)")
 
 
 # -- the agent
@@ -344,10 +393,10 @@ def test_a_registered_workflow_that_n8n_has_not_any_more_is_a_problem_until_its_
 
 def test_a_bridge_that_does_not_run_is_a_problem(doctor: Doctor, n8n: FakeN8n, tmp_path: Path) -> None:
     SqliteJournal(tmp_path / "journal.db").close()
-    url = f"127.0.0.1:{free_port()}"
-    install(n8n, f"http://{url}")
+    url = f"http://127.0.0.1:{free_port()}"
+    install(n8n, url)
 
-    problem = doctor.run(BIND=url, JOURNAL_PATH=tmp_path / "journal.db").only_problem()
+    problem = doctor.run(N8N_CALLBACK_URL=url, JOURNAL_PATH=tmp_path / "journal.db").only_problem()
 
     assert problem["name"] == "round trip" and "no bridge answers" in problem["detail"]
     assert len(n8n.workflows) == 1
