@@ -289,6 +289,12 @@ class Settings:
     def bind_port(self) -> int:
         return split_bind(self.bind)[1]
 
+    @property
+    def local_url(self) -> str:
+        """Where a bridge with these settings is met on its own machine."""
+        near = dict(zip(WILDCARDS, ("127.0.0.1", "[::1]"), strict=True))
+        return f"http://{near.get(self.bind_host, self.bind_host)}:{self.bind_port}"
+
 
 def load(environ: Mapping[str, str] | None = None, env_file: str | Path | None = None) -> Settings:
     """Read and check every setting; nothing is written to ``os.environ``.

@@ -102,7 +102,8 @@ def moved(repair: Repair, state: RepairState, **changes: Any) -> Put:
     """
     if state not in TABLE[repair.state].next:
         raise RuntimeError(f"a repair does not go from {repair.state} to {state}")
-    return repair.put(state=state, entered=True, times={state: round(time.time(), 3), **repair.times}, **changes)
+    times = {**repair.times, state: repair.times.get(state, round(time.time(), 3))}  # in the order of their coming
+    return repair.put(state=state, entered=True, times=times, **changes)
 
 
 def diagram() -> str:
