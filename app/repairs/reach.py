@@ -27,7 +27,9 @@ _URL = re.compile(
     rf"(?is)((?:https?|wss?|ftps?):[/\\]*|[a-z][a-z0-9+.\-]{{1,20}}:[/\\]{{2,}}){_AUTHORITY}([/?#][^\s/\"'<>`]*)?"
 )
 _RELATIVE = re.compile(rf"(?is)=?\s*[/\\]{{2}}{_AUTHORITY}")
-_EMAIL = re.compile(r"[\w.+\-]{1,64}@[\w\-]{1,63}(?:\.[\w\-]{1,63})+")
+# Of a mail address: each "@" is looked at once, and then what is before it.
+_AT_DOMAIN = re.compile(r"(?<=[\w.+\-])@[\w\-]{1,63}(?:\.[\w\-]{1,63})+")
+_LOCAL_PART = re.compile(r"[\w.+\-]{1,64}$")
 _PLAIN_SCHEMES = ("http:", "ws:", "ftp:")
 _HOST_KEY = re.compile(r"(?i)(?:host|hostname|server|domain|proxy|broker)$")
 _URL_KEY = re.compile(r"(?i)(?:url|uri|endpoint)$")
@@ -140,7 +142,14 @@ def _text(found: Reach, text: str) -> None:
                 _authority(found, rest)
         if (relative := _RELATIVE.match(written)) and re.search(r"[.:\[{]|^\d+$|^localhost$", relative[1]):
             _authority(found, relative[1])
-        found.hosts.update(address.lower() for address in _EMAIL.findall(written))
+        found.hosts.update(_addresses(written))
+
+
+def _addresses(text: str) -> Iterator[str]:
+    for domain in _AT_DOMAIN.finditer(text):
+        local = _LOCAL_PART.search(text[max(0, domain.start() - 64) : domain.start()])
+        if local:
+            yield f"{local[0]}{domain[0]}".lower()
 
 
 def _place(found: Reach, path: str, name: str, value: str) -> None:

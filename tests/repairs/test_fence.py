@@ -364,3 +364,16 @@ def test_no_text_keeps_the_fence_busy(piece: str) -> None:
     text = piece * (60_000 // len(piece))
     for change in (code(text), url(text), give("Mail", subject=f"={text}")):
         changed(change)
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("f(1+'a'+", ")"), ("`${", "}`"), ("{a:", "}")])
+def test_deep_code_is_not_read_for_long_and_not_let_through(opening: str, closing: str) -> None:
+    deep = 60_000 // len(opening + closing)
+    text = f"x={opening * deep}1{closing * deep}"
+    found = changed(code(text))
+    assert any("too deep" in breach.rule for breach in found), found
+    before = copy.deepcopy(WORKFLOW)
+    give("Code", jsCode=text)(before)
+    after = copy.deepcopy(before)
+    give("Code", jsCode=text.replace("1", "2"))(after)
+    assert any("too deep" in breach.rule for breach in breaches(before, after))
