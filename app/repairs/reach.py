@@ -6,6 +6,7 @@ simply another one.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,15 +23,20 @@ _PYTHON_KEYS = frozenset({"pythonCode"})
 
 # Up to the path. Backslashes belong to it, since programs do not agree on what they are. All repeats that others could
 # be tried behind are bounded: the texts are an agent's, and half a megabyte long at most.
-_AUTHORITY = r"((?:\{\{.{0,500}?\}\}|\$\{[^}]{0,500}\}|\[[0-9a-f:.%]{0,64}\]|[^\s/?#\"'<>`^|,;(){}\[\]])*)"
+_AUTHORITY = r"((?:\{\{.{0,500}?\}\}|\$\{[^}]{0,500}\}|\[[0-9a-f:.%]{0,64}\]|[^\s/?#\"'<>`^|,;(){}\[\]]|\{\{|\$\{)*)"
 _URL = re.compile(
-    rf"(?is)((?:https?|wss?|ftps?):[/\\]*|[a-z][a-z0-9+.\-]{{1,20}}:[/\\]{{2,}}){_AUTHORITY}([/?#][^\s/\"'<>`]*)?"
+    rf"(?is)((?:https?|wss?|ftps?):[/\\]*|[a-z][a-z0-9+.\-]{{1,20}}:[/\\]{{2,}}){_AUTHORITY}([/?#^|,;(){{}}\[\]][^\s/\"'<>`]*)?"
 )
 _RELATIVE = re.compile(rf"(?is)=?\s*[/\\]{{2}}{_AUTHORITY}")
 # Of a mail address: each "@" is looked at once, and then what is before it.
 _AT_DOMAIN = re.compile(r"(?<=[\w.+\-])@[\w\-]{1,63}(?:\.[\w\-]{1,63})+")
 _LOCAL_PART = re.compile(r"[\w.+\-]{1,64}$")
+_SCHEME = re.compile(r"(?i)(?:https?|wss?|ftps?):[/\\]*|[a-z][a-z0-9+.\-]{1,20}:[/\\]{2,}|[/\\]{2}")
+_AUTHORITY_END = re.compile(r"[/?#\\]|\{\{|\$\{")
+_HEADERS_KEY = re.compile(r"(?i)header")
+_JSON_MEMBER = re.compile(r"\"([\w\-]{1,64})\"\s{0,8}:\s{0,8}\"([^\"]{0,300})\"")
 _PLAIN_SCHEMES = ("http:", "ws:", "ftp:")
+_CLOSE = re.compile(r"(?<!\\)\}\}")
 _HOST_KEY = re.compile(r"(?i)(?:host|hostname|server|domain|proxy|broker)$")
 _URL_KEY = re.compile(r"(?i)(?:url|uri|endpoint)$")
 
@@ -91,12 +97,14 @@ def _talk(node: Mapping[str, Any]) -> set[str]:
 
 def leaves(value: Any, path: str, name: str = "") -> Iterator[tuple[str, str, Any]]:
     """Path, name and value of everything that is neither list nor object. A pair ``{"name": …, "value": …}``, as n8n
-    keeps lists of headers, gives its value that name."""
+    keeps lists of headers, gives its value that name, and a resource locator that of the parameter."""
     name = name or path
     if isinstance(value, Mapping):
         named = value.get("name")
         for key, item in value.items():
-            own = named if key == "value" and isinstance(named, str) else str(key)
+            own = str(key)
+            if key == "value":
+                own = named if isinstance(named, str) else name if "__rl" in value else own
             yield from leaves(item, f"{path}.{key}", own)
     elif isinstance(value, list):
         for index, item in enumerate(value):
@@ -119,9 +127,16 @@ def _leaf(found: Reach, path: str, name: str, value: Any) -> None:
     else:
         if value.startswith("="):
             for expression in set(_expressions(value)):
-                _code(found, code_reach.javascript(f"({expression}\n)"))
+                code = code_reach.javascript(f"({expression}\n)")
+                _code(found, code)
+                if _HEADERS_KEY.search(name):
+                    for member, text in code.members:
+                        _place(found, f"{path}.{member}", member, text)
         _text(found, value)
         _place(found, path, name, value)
+        if _HEADERS_KEY.search(name):
+            for member, text in _JSON_MEMBER.findall(value):
+                _place(found, f"{path}.{member}", member, text)
 
 
 def _code(found: Reach, code: code_reach.CodeReach) -> None:
@@ -129,6 +144,8 @@ def _code(found: Reach, code: code_reach.CodeReach) -> None:
     for text in code.texts:
         _text(found, text)
     if code.names & code_reach.NETWORK:
+        for text in filter(_SCHEME.match, code.texts):
+            _place(found, "url", "url", text)
         for name, value in code.members:
             _place(found, name, name, value)
 
@@ -139,7 +156,7 @@ def _text(found: Reach, text: str) -> None:
         for scheme, authority, rest in _URL.findall(written):
             _authority(found, authority, tls=not scheme.lower().startswith(_PLAIN_SCHEMES))
             if "@" in rest:  # to a program that splits at the last "@" the host comes after it
-                _authority(found, rest)
+                _authority(found, re.split(r"[\s/?#^|,;(){}\[\]]", rest.rpartition("@")[2], maxsplit=1)[0])
         if (relative := _RELATIVE.match(written)) and re.search(r"[.:\[{]|^\d+$|^localhost$", relative[1]):
             _authority(found, relative[1])
         found.hosts.update(_addresses(written))
@@ -161,33 +178,59 @@ def _place(found: Reach, path: str, name: str, value: str) -> None:
     written = re.sub(r"[\t\r\n]", "", value).strip().removeprefix("=").strip()
     if written != value:
         _text(found, written)
-    scheme = _URL.match(written)
-    if (scheme and scheme[2]) or _RELATIVE.match(written):
-        return
-    first = re.split(r"[/?#\\]", written, maxsplit=1)[0]
-    if "{{" in first or first.startswith("${"):
-        found.run_time.add(f"{path}: {_squeezed(written)}"[: 4 * MAX_TOKEN_CHARS])
+    scheme = _SCHEME.match(written)
+    first = _first(written[scheme.end() :] if scheme else written)
+    if scheme:
+        # As a parser of URLs reads it, to which a comma or a quote is a part of the host or of the user.
+        _authority(found, first, tls=not scheme[0].lower().startswith(_PLAIN_SCHEMES))
+    elif "{{" in first or first.startswith("${"):
+        found.run_time.add(_token(f"{path}: {_squeezed(written)}", 4 * MAX_TOKEN_CHARS))
     elif first and (is_host or re.search(r"[.:]|^\d+$|^(?i:localhost)$", first)):
         _authority(found, first)
 
 
+def _first(address: str) -> str:
+    """Up to the path, which may begin in no expression."""
+    at = 0
+    while end := _AUTHORITY_END.search(address, at):
+        if end[0] not in ("{{", "${"):
+            return address[: end.start()]
+        close = address.find("}}" if end[0] == "{{" else "}", end.end())
+        if close < 0:
+            break
+        at = close + 1
+    return address
+
+
 def _authority(found: Reach, authority: str, *, tls: bool = True) -> None:
     if "{{" in authority or "${" in authority:
-        found.run_time.add(_squeezed(authority)[: 4 * MAX_TOKEN_CHARS])
+        found.run_time.add(_token(_squeezed(authority), 4 * MAX_TOKEN_CHARS))
         return
     host = re.sub(r":(?:80|443)$", "", authority.rpartition("@")[2].lower()).rstrip(".")
     if host:
-        found.hosts.add(host[:MAX_TOKEN_CHARS])
+        found.hosts.add(_token(host))
         if not tls:
-            found.hosts.add(host[:MAX_TOKEN_CHARS] + WITHOUT_TLS)
+            found.hosts.add(_token(host) + WITHOUT_TLS)
+
+
+def _token(text: str, limit: int = MAX_TOKEN_CHARS) -> str:
+    """A long one by what it is as a whole."""
+    if len(text) <= limit:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
+    return f"{text[: limit - 20]}… ({digest})"
 
 
 def _expressions(text: str) -> Iterator[str]:
-    """What stands between the braces of each ``{{ … }}``."""
-    end = 0
+    """What stands between the braces of each ``{{ … }}``; n8n reads on behind ``\\}}``, and so it is read both ways."""
+    end = read = 0
     while (start := text.find("{{", end)) >= 0 and (close := text.find("}}", start + 2)) >= 0:
         end = close + 2
         yield text[start + 2 : close]
+        if start >= read and text[close - 1] == "\\":
+            found = _CLOSE.search(text, start + 2)
+            read = found.end() if found else len(text)
+            yield text[start + 2 : found.start() if found else read].replace("\\}}", "}}")
 
 
 def _squeezed(expression: str) -> str:

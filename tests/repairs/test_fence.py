@@ -142,6 +142,15 @@ HOSTS: dict[str, tuple[Change, str]] = {
     "a backslash": (url(f"https://api.example.com\\@{EVIL}/"), EVIL),
     "a fragment before the at": (url(f"https://api.example.com#@{EVIL}/"), EVIL),
     "a question mark before the at": (url(f"https://api.example.com?@{EVIL}/"), EVIL),
+    **{
+        f"a user that ends in {end}": (url(f"https://api.example.com{end}@{EVIL}/"), f"({EVIL})")
+        for end in (",", ";", "(", "}", "|", "'", '"')
+    },
+    "a host with a comma": (url(f"https://api.example.com,x.{EVIL}/"), f"api.example.com,x.{EVIL}"),
+    "a resource locator": (give("Follow", endpoint={"__rl": True, "mode": "url", "value": f"{EVIL}/x"}), EVIL),
+    "a Host header in JSON": (give("Ask", jsonHeaders='{"Accept": "*/*", "Host": "evil"}'), "(evil)"),
+    "a Host header in an expression": (give("Ask", jsonHeaders="={{ { Host: 'evil' } }}"), "(evil)"),
+    "code with a user": (give("Caller", jsCode=CALLING.replace(".com/a", f".com(@{EVIL}/")), EVIL),
     "a longer name": (url("https://api.example.com.evil.example/"), EVIL),
     "no slash": (url(f"http:{EVIL}/x"), EVIL),
     "one slash": (url(f"https:/{EVIL}/x"), EVIL),
@@ -207,6 +216,7 @@ RUN_TIME: dict[str, Change] = {
     "a sum in code": code(f"{PLAIN}\nconst u = 'https://' + items[0].json.host;"),
     "a template in code": code(f"{PLAIN}\nconst u = `https://${{items[0].json.host}}/x`;"),
     "code that calls": give("Caller", jsCode=CALLING.replace("'https://api.example.com/a'", "items[0].json.u")),
+    "a long expression": url(f"=https://{{{{ {'a' * 600} }}}}/x"),
     "an expression elsewhere": give("Ask", jsonBody="={{ 'https://' + $json.host }}"),
 }
 
@@ -244,6 +254,11 @@ def test_code_and_expressions_may_not_begin_to_reach_out(name: str, text: str) -
         found = changed(change)
         assert any(f"begin to use {name}" in breach.rule for breach in found), found
         assert not any(breach.never for breach in found)
+
+
+def test_an_expression_is_read_behind_braces_that_are_escaped() -> None:
+    found = changed(give("Mail", subject="={{ 1 //\\}}\n + $env.KEY }}"))
+    assert any("begin to use $env" in breach.rule for breach in found), found
 
 
 @pytest.mark.parametrize(
@@ -377,3 +392,15 @@ def test_deep_code_is_not_read_for_long_and_not_let_through(opening: str, closin
     after = copy.deepcopy(before)
     give("Code", jsCode=text.replace("1", "2"))(after)
     assert any("too deep" in breach.rule for breach in breaches(before, after))
+
+
+def test_a_long_address_is_known_by_all_of_it() -> None:
+    def asking(tail: str) -> dict[str, Any]:
+        workflow = copy.deepcopy(WORKFLOW)
+        url(f"={{{{ {'a' * 1000}.{tail} }}}}")(workflow)
+        give("Base", host=f"{'a.' * 60}{tail}")(workflow)
+        return workflow
+
+    assert breaches(asking("x"), asking("x")) == []
+    found = breaches(asking("x"), asking("y"))
+    assert {"run", "host"} == {word for breach in found for word in ("run", "host") if word in breach.rule}, found
