@@ -29,9 +29,19 @@ REACHING = NETWORK | {
     ),
     *("eval", "Function", "constructor", "__proto__", "Reflect", "Deno", "Bun", "NODE_TLS_REJECT_UNAUTHORIZED"),
     *("rejectUnauthorized", "skipSslCertificateValidation"),
+    *("getPrototypeOf", "setPrototypeOf", "getOwnPropertyDescriptor", "__lookupGetter__", "prepareStackTrace"),
+    # n8n's own: a text as an expression, a model's choice, and a way past a Wait node that asks a person.
+    *("$evaluateExpression", "$fromAI", "$fromAi", "$fromai", "resumeUrl", "resumeFormUrl", "signedResumeUrl"),
+    # Parameters, in which people type secrets: the agent sees placeholders, and an expression the values.
+    *("$parameter", "$rawParameter"),
     # By these a text is written so that nobody reads it.
     *("atob", "unescape", "fromCharCode", "fromCodePoint", "Buffer", "TextDecoder"),
 }
+_PARAMETERS = frozenset({"params", "parameter"})
+"""``$('Ask').params``, ``$node['Ask'].parameter``; of an item these are data."""
+_ITEM = frozenset({"$json", "json", "body", "query", "data"})
+_MEMBERS = ("member_expression", "subscript_expression")
+BUILT = "code that an expression puts together"
 TOO_LONG = "code that is too long or too deep to be looked at"
 
 _PYTHON = re.compile(
@@ -91,7 +101,17 @@ def _walk(root: Node, found: CodeReach) -> bool:
             case "identifier" | "property_identifier" | "shorthand_property_identifier" | "import":
                 _name(found, _unescaped(_source(node)))
             case "subscript_expression" if (index := node.child_by_field_name("index")) is not None:
-                _name(found, _text(index))
+                said = _text(index)
+                _name(found, said)
+                _of_node(found, said, node)
+                whole = node.child_by_field_name("object")
+                if said is None and whole is not None and whole.type == "this":
+                    # ``this['$' + name]``: in an expression all that it may use is in there.
+                    found.names.add("this")
+            case "member_expression" if (part := node.child_by_field_name("property")) is not None:
+                _of_node(found, _unescaped(_source(part)), node)
+            case "this" if node.parent is None or node.parent.type not in _MEMBERS:
+                found.names.add("this")
             case "string" | "template_string" | "binary_expression" if (operands := _operands(node)) is not None:
                 text = _joined(operands)
                 if text is not None:
@@ -115,6 +135,25 @@ def _walk(root: Node, found: CodeReach) -> bool:
 def _name(found: CodeReach, name: str | None) -> None:
     if name in REACHING:
         found.names.add(name)
+
+
+def _of_node(found: CodeReach, name: str | None, member: Node) -> None:
+    whole = member.child_by_field_name("object")
+    if name in _PARAMETERS and whole is not None and not _is_data(whole):
+        found.names.add(name)
+
+
+def _is_data(node: Node) -> bool:
+    """Whether it is a member of an item's data."""
+    for _ in range(_MAX_DEPTH):
+        named = node.child_by_field_name("property") or (node if node.type == "identifier" else None)
+        if named is not None and _source(named) in _ITEM:
+            return True
+        inner = node.child_by_field_name("object") if node.type in _MEMBERS else None
+        if inner is None:
+            break
+        node = inner
+    return False
 
 
 def _text(node: Node, depth: int = 0) -> str | None:

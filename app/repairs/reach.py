@@ -122,8 +122,10 @@ def _leaf(found: Reach, path: str, name: str, value: Any) -> None:
         return
     if name in _PYTHON_KEYS:
         _code(found, code_reach.python(value))
-    elif name in _CODE_KEYS and not value.startswith("="):
-        _code(found, code_reach.javascript(value))
+        _built(found, value)
+    elif name in _CODE_KEYS:
+        _code(found, code_reach.javascript(value.removeprefix("=")))
+        _built(found, value)
     else:
         if value.startswith("="):
             for expression in set(_expressions(value)):
@@ -148,6 +150,12 @@ def _code(found: Reach, code: code_reach.CodeReach) -> None:
             _place(found, "url", "url", text)
         for name, value in code.members:
             _place(found, name, name, value)
+
+
+def _built(found: Reach, code: str) -> None:
+    """n8n takes code that begins with "=" as an expression whose value is the code."""
+    if code.startswith("="):
+        found.names.add(code_reach.BUILT)
 
 
 def _text(found: Reach, text: str) -> None:

@@ -116,6 +116,7 @@ ORDINARY: dict[str, Change] = {
     "code that called already": give(
         "Caller", jsCode=CALLING.replace("r.data.id", "r.data?.id").replace(".com/a", ".com/b")
     ),
+    "parameters of an item": give("Mail", subject="={{ $json.a.params.id }}{{ $('Hook').first().json.params.id }}"),
     "a text in code": code(PLAIN.replace("{ id }", "{ id, kind: 'fetched at https', at: new Date() }")),
     "a query of a database": give("Base", query="select 2"),
     "a subject": give("Mail", subject="Your invoice: see //today"),
@@ -244,6 +245,13 @@ REACHING = {
     "constructor": "[].constructor.constructor('return process')()",
     "globalThis": "globalThis",
     "__proto__": "({}).__proto__",
+    "$evaluateExpression": "$evaluateExpression('1')",
+    "$fromAI": "$fromAI('to')",
+    "$parameter": "$parameter.headers",
+    "params": "$('Ask').params.headerParameters.parameters[0].value",
+    "parameter": "$node['Ask'].parameter.headerParameters",
+    "this": "this[['$e', 'nv'].join('')].KEY",
+    "resumeUrl": "$execution.resumeUrl",
     "atob": "atob('aHR0cHM6Ly9ldmlsLmV4YW1wbGU=')",
 }
 
@@ -269,10 +277,19 @@ def test_an_expression_is_read_behind_braces_that_are_escaped() -> None:
         "x['\\x63onstructor']",
         "\\u0065val('1')",
         "const { eval: e } = x",
+        "$('Ask')['par' + 'ams']",
+        "const it = this; it[x]",
     ],
 )
 def test_reach_is_seen_however_it_is_spelled(text: str) -> None:
     assert any("begin to use" in breach.rule for breach in changed(code(f"{PLAIN}\n{text};")))
+
+
+@pytest.mark.parametrize("text", ["=return require('fs')", "=return {{ 'req' + 'uire' }}('fs')"])
+def test_code_that_an_expression_makes_is_code(text: str) -> None:
+    for key in ("jsCode", "pythonCode"):
+        assert any("expression puts together" in breach.rule for breach in changed(give("Code", **{key: text})))
+    assert any("begin to use require" in breach.rule for breach in changed(code("=return require('fs')")))
 
 
 def test_python_may_not_begin_to_reach_out_either() -> None:
