@@ -101,7 +101,7 @@ def _walk(root: Node, found: CodeReach) -> bool:
             case "identifier" | "property_identifier" | "shorthand_property_identifier" | "import":
                 _name(found, _unescaped(_source(node)))
             case "subscript_expression" if (index := node.child_by_field_name("index")) is not None:
-                said = _text(index)
+                said = text_of(index)
                 _name(found, said)
                 _of_node(found, said, node)
                 whole = node.child_by_field_name("object")
@@ -123,9 +123,9 @@ def _walk(root: Node, found: CodeReach) -> bool:
                 continue
             case "pair" if (key := node.child_by_field_name("key")) is not None:
                 value = node.child_by_field_name("value")
-                name = _text(key) if key.type in ("string", "computed_property_name") else _unescaped(_source(key))
+                name = text_of(key) if key.type in ("string", "computed_property_name") else _unescaped(_source(key))
                 if value is not None and name:
-                    said = _text(value)
+                    said = text_of(value)
                     found.members.add((name, _hole(value) if said is None else said))
                     _name(found, name)
         waiting += node.children
@@ -156,7 +156,7 @@ def _is_data(node: Node) -> bool:
     return False
 
 
-def _text(node: Node, depth: int = 0) -> str | None:
+def text_of(node: Node, depth: int = 0) -> str | None:
     """The text that the node is, with holes; ``None`` where it is no text."""
     operands = _operands(node)
     return None if operands is None else _joined(operands, depth)
@@ -209,7 +209,7 @@ def _pieces(template: Node, depth: int) -> Iterator[str]:
         if child.type == "template_substitution":
             yield _unescaped(_between(source, template, at, child.start_byte))
             inner = child.named_children
-            text = _text(inner[0], depth + 1) if len(inner) == 1 and depth < _MAX_DEPTH else None
+            text = text_of(inner[0], depth + 1) if len(inner) == 1 and depth < _MAX_DEPTH else None
             yield _hole(child) if text is None else text
             at = child.end_byte
     yield _unescaped(_between(source, template, at, template.end_byte - 1))

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from app.repairs import code_reach
+from app.repairs.code_calls import hides_address
 
 MAX_TOKEN_CHARS = 100
 WITHOUT_TLS = " without TLS"
@@ -36,6 +37,9 @@ _AUTHORITY_END = re.compile(r"[/?#\\]|\{\{|\$\{")
 _HEADERS_KEY = re.compile(r"(?i)header")
 _JSON_MEMBER = re.compile(r"\"([\w\-]{1,64})\"\s{0,8}:\s{0,8}\"([^\"]{0,300})\"")
 _PLAIN_SCHEMES = ("http:", "ws:", "ftp:")
+_PYTHON_OUT = re.compile(
+    r"requests|httpx|urllib|socket|\bhttp\b|aiohttp|subprocess|\bos\b|exec|eval|compile|attr|builtins|__"
+)
 _CLOSE = re.compile(r"(?<!\\)\}\}")
 _HOST_KEY = re.compile(r"(?i)(?:host|hostname|server|domain|proxy|broker)$")
 _URL_KEY = re.compile(r"(?i)(?:url|uri|endpoint)$")
@@ -121,10 +125,16 @@ def _leaf(found: Reach, path: str, name: str, value: Any) -> None:
             found.hosts.add(str(value))
         return
     if name in _PYTHON_KEYS:
-        _code(found, code_reach.python(value))
+        code = code_reach.python(value)
+        _code(found, code)
+        if any(map(_PYTHON_OUT.search, code.names)):
+            found.run_time.add(f"its code {_digest(value)}")
         _built(found, value)
     elif name in _CODE_KEYS:
-        _code(found, code_reach.javascript(value.removeprefix("=")))
+        code = code_reach.javascript(value.removeprefix("="))
+        _code(found, code)
+        if code.names & code_reach.NETWORK and hides_address(value):
+            found.run_time.add(f"its code {_digest(value)}")
         _built(found, value)
     else:
         if value.startswith("="):
@@ -225,8 +235,11 @@ def _token(text: str, limit: int = MAX_TOKEN_CHARS) -> str:
     """A long one by what it is as a whole."""
     if len(text) <= limit:
         return text
-    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
-    return f"{text[: limit - 20]}… ({digest})"
+    return f"{text[: limit - 20]}… ({_digest(text)})"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
 
 
 def _expressions(text: str) -> Iterator[str]:

@@ -296,6 +296,56 @@ def test_python_may_not_begin_to_reach_out_either() -> None:
     assert any("import os" in breach.rule for breach in changed(give("Code", pythonCode="import os\nreturn []")))
 
 
+HIDING = [
+    "const o = {}; o.url = at; await this.helpers.httpRequest(o);",
+    "const url = at; await this.helpers.httpRequest({ url });",
+    "const o = { url: 'https://api.example.com/a' }; Object.assign(o, at); await this.helpers.httpRequest(o);",
+    "await this.helpers.httpRequest({ url: 'https://api.example.com/a', ...at });",
+    "await this.helpers.httpRequest({ url: 'https://api.example.com/a', ['u' + at]: at });",
+    "await fetch(at);",
+    "const send = fetch; send(at);",
+    "await axios.get(at);",
+    "const { helpers } = this; helpers.httpRequest(at);",
+    "const x = require('axios'); x(at);",
+]
+
+
+@pytest.mark.parametrize("calling", HIDING)
+def test_code_whose_address_cannot_be_seen_may_not_be_changed(calling: str) -> None:
+    before = copy.deepcopy(WORKFLOW)
+    give("Caller", jsCode=f"const at = $json.next;\n{calling}")(before)
+    after = copy.deepcopy(before)
+    give("Caller", jsCode=f"const at = ['https:', '', 'evil.example'].join('/');\n{calling}")(after)
+    assert any("leave it to the run" in breach.rule for breach in breaches(before, after))
+
+
+@pytest.mark.parametrize(
+    "calling",
+    [
+        "await this.helpers.httpRequest({ method: 'GET', url: `https://api.example.com/${id}`, json: true });",
+        "const o = { url: 'https://api.example.com/a' };\nawait this.helpers.httpRequest(o);",
+        "const url = 'https://api.example.com/' + id;\nawait helpers.request({ url });",
+        "await fetch('https://api.example.com/a', { method: 'PUT' });",
+        "await axios.get('https://api.example.com/a');",
+        "await this.helpers.getBinaryDataBuffer(0, 'data');",
+    ],
+)
+def test_code_whose_address_stands_there_may(calling: str) -> None:
+    before = copy.deepcopy(WORKFLOW)
+    give("Caller", jsCode=f"const id = $json.id;\n{calling}")(before)
+    after = copy.deepcopy(before)
+    give("Caller", jsCode=f"const id = $json.body?.id ?? 0;\n{calling}")(after)
+    assert breaches(before, after) == []
+
+
+def test_python_that_calls_out_may_not_be_changed() -> None:
+    before = copy.deepcopy(WORKFLOW)
+    give("Code", pythonCode="import requests\nrequests.get(at)")(before)
+    after = copy.deepcopy(before)
+    give("Code", pythonCode="import requests\nrequests.get(at[::-1])")(after)
+    assert breaches(before, after)
+
+
 def test_code_that_is_too_long_to_be_looked_at_is_not_let_through() -> None:
     assert any("too long" in breach.rule for breach in changed(code("a = 1;\n" * 20_000)))
 
