@@ -42,6 +42,10 @@ _PYTHON_OUT = re.compile(
 )
 _CLOSE = re.compile(r"(?<!\\)\}\}")
 _HOST_KEY = re.compile(r"(?i)(?:host|hostname|server|domain|proxy|broker)$")
+# To whom mail goes.
+_RECIPIENT_KEY = re.compile(
+    r"(?i)^(?:to|cc|bcc|reply_?to)_?(?:e?mails?|list|addresses|recipients?)?$|^sendTo$|recipients?$"
+)
 _URL_KEY = re.compile(r"(?i)(?:url|uri|endpoint)$")
 
 
@@ -51,11 +55,13 @@ class Reach:
 
     :ivar hosts: as written, lower case, without user, path and the usual port; mail addresses whole. One that is asked
         without TLS is there a second time, and says so.
+    :ivar asked: those of the hosts that the node itself asks, as far as its parameters' names tell.
     :ivar run_time: places whose host is put together while it runs, each with how.
     :ivar names: what its code and expressions use to get out of the run's own data.
     """
 
     hosts: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
     run_time: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
 
@@ -80,7 +86,8 @@ def new_hosts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     new: set[str] = set()
     for node in after.get("nodes") or []:
         new |= _talk(node) - _talk(old.get(str(node.get("name")), {})) - known
-        new |= set() if _is_note(node) else reach_of(node).hosts - known
+        same = node.get("parameters") == old.get(str(node.get("name")), {}).get("parameters")
+        new |= set() if same or _is_note(node) else reach_of(node).hosts - known
     return sorted(host for host in new if host.removesuffix(WITHOUT_TLS) not in new - {host})
 
 
@@ -123,6 +130,7 @@ def _leaf(found: Reach, path: str, name: str, value: Any) -> None:
     if not isinstance(value, str):
         if _HOST_KEY.search(name) or _URL_KEY.search(name):
             found.hosts.add(str(value))
+            found.asked.add(str(value))
         return
     if name in _PYTHON_KEYS:
         code = code_reach.python(value)
@@ -189,6 +197,8 @@ def _addresses(text: str) -> Iterator[str]:
 
 def _place(found: Reach, path: str, name: str, value: str) -> None:
     """What a parameter that is to hold a host or an address holds, with or without a scheme."""
+    if _RECIPIENT_KEY.search(name) and "{{" in value:
+        found.run_time.add(_token(f"{path}: {_squeezed(value.removeprefix('='))}", 4 * MAX_TOKEN_CHARS))
     is_host = bool(_HOST_KEY.search(name))
     if not is_host and not _URL_KEY.search(name):
         return
@@ -200,11 +210,11 @@ def _place(found: Reach, path: str, name: str, value: str) -> None:
     first = _first(written[scheme.end() :] if scheme else written)
     if scheme:
         # As a parser of URLs reads it, to which a comma or a quote is a part of the host or of the user.
-        _authority(found, first, tls=not scheme[0].lower().startswith(_PLAIN_SCHEMES))
+        found.asked.update(_authority(found, first, tls=not scheme[0].lower().startswith(_PLAIN_SCHEMES)))
     elif "{{" in first or first.startswith("${"):
         found.run_time.add(_token(f"{path}: {_squeezed(written)}", 4 * MAX_TOKEN_CHARS))
     elif first and (is_host or re.search(r"[.:]|^\d+$|^(?i:localhost)$", first)):
-        _authority(found, first)
+        found.asked.update(_authority(found, first))
 
 
 def _first(address: str) -> str:
@@ -220,15 +230,18 @@ def _first(address: str) -> str:
     return address
 
 
-def _authority(found: Reach, authority: str, *, tls: bool = True) -> None:
+def _authority(found: Reach, authority: str, *, tls: bool = True) -> set[str]:
+    """Takes it in, and returns its host."""
     if "{{" in authority or "${" in authority:
         found.run_time.add(_token(_squeezed(authority), 4 * MAX_TOKEN_CHARS))
-        return
+        return set()
     host = re.sub(r":(?:80|443)$", "", authority.rpartition("@")[2].lower()).rstrip(".")
-    if host:
-        found.hosts.add(_token(host))
-        if not tls:
-            found.hosts.add(_token(host) + WITHOUT_TLS)
+    if not host:
+        return set()
+    found.hosts.add(_token(host))
+    if not tls:
+        found.hosts.add(_token(host) + WITHOUT_TLS)
+    return {_token(host)}
 
 
 def _token(text: str, limit: int = MAX_TOKEN_CHARS) -> str:

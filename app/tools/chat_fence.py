@@ -39,10 +39,12 @@ _NAMED: Mapping[str, str] = {
     "localFileTrigger": _FILES,
     "executeWorkflow": _SUB,
     "toolWorkflow": _SUB,
+    "retrieverWorkflow": _SUB,
+    "git": r"\bgit\b|\brepositor(?:y|ies)\b",
     "n8n": r"\bn8n[- ](?:node|api)\b|n8n's (?:own )?api",
 }
 """Nodes that act on the server or reach other workflows, with the words by which a person asks for one."""
-_SUBWORKFLOWS = ("executeWorkflow", "toolWorkflow")
+_SUBWORKFLOWS = ("executeWorkflow", "toolWorkflow", "retrieverWorkflow")
 
 
 class ChatFence:
