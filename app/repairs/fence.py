@@ -13,6 +13,7 @@ from typing import Any
 
 from app.n8n.secrets import moved_secrets, placeholders
 from app.n8n.structure import is_trigger
+from app.repairs.gates import is_gate, passed_gates
 from app.repairs.reach import Reach, leaves, new_hosts, reach_of
 
 MAX_TRIES, MAX_WAIT_MS = 5, 5_000
@@ -76,6 +77,10 @@ def breaches(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Breach
     found += [Breach(f"A repair may not add a node ({_named(new[name])}).") for name in new if name not in old]
     found += [Breach(f'A repair may not remove a node ("{_cut(name)}").') for name in old if name not in new]
     found += [Breach(f"A repair may not bring in a new host ({host}).") for host in new_hosts(before, after)]
+    found += [
+        Breach(f'A repair may not lead to "{_cut(node)}" past "{_cut(gate)}", which decides whether it runs.')
+        for gate, node in passed_gates(before, after)
+    ]
     for name, node in new.items():
         if name in old:
             found += _node(_cut(name), old[name], node)
@@ -106,6 +111,9 @@ def _node(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator
     for key, limit in (("maxTries", MAX_TRIES), ("waitBetweenTries", MAX_WAIT_MS)):
         if new.get(key) != old.get(key) and not _within(new.get(key), limit):
             yield Breach(f'"{key}" of "{name}" may be at most {limit}.', never=True)
+    goes_on = any(old.get(key) != new.get(key) for key in ("onError", "continueOnFail"))
+    if is_gate(old) and (goes_on or not is_gate(new)):
+        yield Breach(f'A repair may not let "{name}", which decides whether others run, go on without a decision.')
     yield from _parameters(name, old, new)
 
 

@@ -489,3 +489,66 @@ def test_a_long_address_is_known_by_all_of_it() -> None:
     assert breaches(asking("x"), asking("x")) == []
     found = breaches(asking("x"), asking("y"))
     assert {"run", "host"} == {word for breach in found for word in ("run", "host") if word in breach.rule}, found
+
+
+GATED: dict[str, Any] = {
+    "id": "w2",
+    "name": "Refunds",
+    "nodes": [
+        node("Hook", "webhook"),
+        node("Get", "httpRequest"),
+        node("May", "if"),
+        node("Sure", "slack", {"operation": "sendAndWait"}),
+        node("Pay", "noOp"),
+        node("Tell", "noOp"),
+    ],
+    "connections": {},
+    "settings": {},
+}
+
+
+def led(**connections: list[list[str]]) -> dict[str, Any]:
+    """Where each node's outputs lead."""
+    usual = {"Hook": [["Get"]], "Get": [["May"]], "May": [["Sure"], ["Tell"]], "Sure": [["Pay"]]}
+    made = {
+        name: {"main": [[{"node": target, "type": "main", "index": 0} for target in output] for output in outputs]}
+        for name, outputs in {**usual, **connections}.items()
+    }
+    return {**GATED, "connections": made}
+
+
+@pytest.mark.parametrize(
+    ("connections", "gate"),
+    [
+        ({"Get": [["May", "Pay"]]}, "May"),
+        ({"Get": [["Sure"]]}, "May"),
+        ({"May": [["Tell"], ["Sure"]]}, "May"),
+        ({"May": [["Pay"], ["Tell"]]}, "Sure"),
+        ({"Get": [["May"], ["Pay"]]}, "Sure"),
+        ({"Get": [["May"], ["Tell"]]}, "May"),
+        ({"Hook": [["Get", "Get"]], "Get": [["May", "May"]]}, ""),
+        ({"May": [["Sure", "Tell"], ["Tell"]]}, "May"),
+        ({"Get": [["May"], []], "Sure": [[]]}, ""),
+        ({"Hook": [["May"]], "Sure": [["Get"]], "Get": [["Pay"]]}, ""),
+    ],
+)
+def test_no_repair_leads_past_a_node_that_decides(connections: dict[str, list[list[str]]], gate: str) -> None:
+    found = [breach.rule for breach in breaches(led(), led(**connections))]
+    assert all("past" in rule for rule in found)
+    assert any(f'past "{gate}"' in rule for rule in found) if gate else not found
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("May", {"onError": "continueRegularOutput"}),
+        ("May", {"continueOnFail": True}),
+        ("Sure", {"parameters": {"operation": "post"}}),
+    ],
+)
+def test_no_repair_lets_such_a_node_go_on_without_a_decision(name: str, change: dict[str, Any]) -> None:
+    after = copy.deepcopy(led())
+    set_node(name, **change)(after)
+    assert ["without a decision" in breach.rule for breach in breaches(led(), after)] == [True]
+    set_node(name, retryOnFail=True)(workflow := copy.deepcopy(led()))
+    assert breaches(led(), workflow) == []
