@@ -13,10 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+import gevent
+
 from app.repairs import code_reach
 from app.repairs.code_calls import hides_address
 
 MAX_TOKEN_CHARS = 100
+MAX_ADDRESS_CHARS = 8_192
+"""A longer one is not read as such."""
+LONG_TEXT_CHARS = 4_096
+EXPRESSIONS_AT_ONCE = 500
 WITHOUT_TLS = " without TLS"
 _SKIPPED = frozenset({"id", "type", "typeVersion", "position", "webhookId", "credentials"})
 _CODE_KEYS = frozenset({"jsCode", "functionCode", "javascriptCode", "code"})
@@ -132,6 +138,8 @@ def _leaf(found: Reach, path: str, name: str, value: Any) -> None:
             found.hosts.add(str(value))
             found.asked.add(str(value))
         return
+    if len(value) > LONG_TEXT_CHARS:
+        gevent.sleep(0)  # the loop's turn: half a megabyte takes seconds
     if name in _PYTHON_KEYS:
         code = code_reach.python(value)
         _code(found, code)
@@ -146,7 +154,9 @@ def _leaf(found: Reach, path: str, name: str, value: Any) -> None:
         _built(found, value)
     else:
         if value.startswith("="):
-            for expression in set(_expressions(value)):
+            for number, expression in enumerate(set(_expressions(value)), 1):
+                if number % EXPRESSIONS_AT_ONCE == 0:
+                    gevent.sleep(0)
                 code = code_reach.javascript(f"({expression}\n)")
                 _code(found, code)
                 if _HEADERS_KEY.search(name):
@@ -201,6 +211,9 @@ def _place(found: Reach, path: str, name: str, value: str) -> None:
         found.run_time.add(_token(f"{path}: {_squeezed(value.removeprefix('='))}", 4 * MAX_TOKEN_CHARS))
     is_host = bool(_HOST_KEY.search(name))
     if not is_host and not _URL_KEY.search(name):
+        return
+    if len(value) > MAX_ADDRESS_CHARS:
+        found.run_time.add(_token(f"{path}: {value}", 4 * MAX_TOKEN_CHARS))
         return
     # A URL parser drops these characters wherever they stand.
     written = re.sub(r"[\t\r\n]", "", value).strip().removeprefix("=").strip()

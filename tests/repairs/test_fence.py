@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
 
 from app.repairs.fence import MAX_BREACHES, Breach, breaches
@@ -552,3 +553,33 @@ def test_no_repair_lets_such_a_node_go_on_without_a_decision(name: str, change: 
     assert ["without a decision" in breach.rule for breach in breaches(led(), after)] == [True]
     set_node(name, retryOnFail=True)(workflow := copy.deepcopy(led()))
     assert breaches(led(), workflow) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda workflow: [
+            workflow["nodes"].append(node(f"C{n}", "code", {"jsCode": "f('a' + b.c);" * 2_000})) for n in range(10)
+        ],
+        give("Mail", subject="=" + "".join(f"{{{{ a{n} }}}}" for n in range(10_000))),
+    ],
+    ids=["much code", "many expressions"],
+)
+def test_others_have_their_turn_while_a_large_proposal_is_read(change: Change) -> None:
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            gevent.sleep(0)
+
+    other = gevent.spawn(count)
+    changed(change)
+    other.kill()
+    assert turns >= 10
+
+
+def test_what_is_too_long_for_an_address_is_not_let_through() -> None:
+    found = changed(url("https://api.example.com/" + "a" * 9_000))
+    assert any("leave it to the run" in breach.rule for breach in found)
