@@ -273,7 +273,11 @@ class Proposer:
 def _cannot_try(repair: Repair, base: Workflow, wanted: Workflow, changes: Sequence[Mapping[str, Any]]) -> str:
     """Why running the failed run again would prove nothing, or may not be done; empty: it may be tried."""
     node_name = repair.report.get("nodeName")
-    return proof.cannot_prove(changes, wanted, node_name) or proof.may_not_repeat(find_node(base, name=node_name))
+    return (
+        proof.cannot_prove(changes, wanted, node_name)
+        or proof.may_not_repeat(find_node(base, name=node_name))
+        or proof.may_not_try(base, wanted, node_name)
+    )
 
 
 def is_called_by_trial(journal: Journal, parent_run_id: str, workflow_id: str) -> bool:
