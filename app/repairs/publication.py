@@ -106,6 +106,9 @@ class Publication:
                     repair.workflow_id, repair.proposal or {}, base_version_id=repair.base_version_id, fences=[lease]
                 )
                 version_id = str(written["versionId"])
+            elif version_id not in (current.get("versionId"), current.get("activeVersionId")):
+                # n8n would publish it all the same: over what somebody has saved, or published, since the trial.
+                raise ConflictError("The workflow was changed meanwhile.")
             self._activate(current, version_id, lease)
         except WorkflowNotFoundError:
             self.end(repair, "failed", by=BRIDGE, reason="The workflow does not exist any more.")

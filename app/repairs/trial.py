@@ -154,8 +154,7 @@ class Proposer:
             if self._is_stopped(repair):
                 return self._withdraw(repair, turn_id, fences)
             if trial.outcome == "verified" and policy.autonomy_of(self.journal, repair.workflow_id) == "auto":
-                self._publish(repair, trial, turn_id, fences, held)
-                return f"Verified by the run {trial.execution_id} and published. The repair is done."
+                return self._publish(repair, trial, turn_id, fences, held)
             base_version_id = self.publication.put_back(repair, fences)
             changes = {"base_version_id": base_version_id, "trial_run_id": trial.execution_id or ""}
             if trial.outcome == "failed":
@@ -199,7 +198,7 @@ class Proposer:
 
     # -- what follows from it
 
-    def _publish(self, repair: Repair, trial: Trial, turn_id: str, fences: list[Lease], held: Lease) -> None:
+    def _publish(self, repair: Repair, trial: Trial, turn_id: str, fences: list[Lease], held: Lease) -> str:
         execution_id = trial.execution_id or ""
         change = Change(
             session_id=repair.session_id,
@@ -209,6 +208,10 @@ class Proposer:
         )
         self.journal.commit(change)
         self.publication.publish(repair.repair_id, held)
+        ended = _fresh(self.journal, repair.repair_id)
+        if ended.state != "published":
+            return f"Verified by the run {execution_id}, and not published: {ended.reason} You are done."
+        return f"Verified by the run {execution_id} and published. The repair is done."
 
     def _failed(self, repair: Repair, changes: dict[str, Any], trial: Trial, turn_id: str, fences: list[Lease]) -> str:
         event = events.repair_unverified(repair.repair_id, f"The trial failed: {trial.reason}", turn_id=turn_id)
