@@ -76,6 +76,12 @@ class Attempts:
         return self._triaged(repair, error_seq=claimed.seq, turn_id=turn_id)
 
     def _triaged(self, repair: Repair, *, error_seq: int, turn_id: str) -> Opening:
+        if policy.autonomy_of(self.journal, repair.workflow_id) == "observe":
+            # Nothing could come of it but its bill.
+            reason = "Nothing is looked for: the workflow is only observed now."
+            failed = events.repair_failed(repair.workflow_id, reason, repair_id=repair.repair_id)
+            put = moved(repair, "failed", reason=reason, error_seq=error_seq)
+            return Opening(repair.repair_id, [failed], [put, *self._close(repair, "failed", repair.diagnosis)])
         report = repair.report
         workflow = self._workflow(repair)
         name = report.get("nodeName")

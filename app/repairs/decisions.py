@@ -32,13 +32,19 @@ class Decisions:
     def approve(self, session_id: str, repair_id: str, *, by: str = PERSON) -> None:
         """Publish a waiting repair; when this returns it is published, or has failed and says so in the session.
 
-        :raises NotFoundError: no such repair in this session. :raises ConflictError: it does not wait (any more).
+        The workflow's own autonomy says what the bridge does by itself, so a person's yes counts whatever it is by now.
+        The brake is for everything: while it is on, the repair goes on waiting.
+
+        :raises NotFoundError: no such repair in this session. :raises ConflictError: it does not wait (any more), or
+            the brake is on.
         """
         with self.publication.on_workflow(self._waiting(session_id, repair_id).workflow_id) as lease:
 
             def approved() -> None:
                 # Its turn may be ending just now, and be noting what it has cost.
                 put = moved(self._waiting(session_id, repair_id), "publishing", decided_by=by)
+                if policy.is_braked(self.journal):
+                    raise ConflictError("The brake is on, so nothing is published; the repair goes on waiting.")
                 event = events.repair_decided(repair_id, "approved", by=by)
                 self.journal.commit(Change(session_id=session_id, events=[event], puts=[put], fences=[lease]))
 
@@ -46,7 +52,10 @@ class Decisions:
             self.publication.publish(repair_id, lease)
 
     def reject(self, session_id: str, repair_id: str, *, by: str = PERSON) -> None:
-        """Turn a waiting repair down. Raises as :meth:`approve`."""
+        """Turn a waiting repair down.
+
+        :raises NotFoundError: no such repair in this session. :raises ConflictError: it does not wait (any more).
+        """
         self.publication.end(self._waiting(session_id, repair_id), "rejected", by=by)
 
     def expire(self) -> None:
@@ -73,6 +82,8 @@ class Decisions:
             raise NotFoundError("This workflow has no error with this signature.")
         if case.state != "blocked":
             raise ConflictError("This repair is not blocked.")
+        if policy.autonomy_of(self.journal, workflow_id) == "observe":
+            raise ConflictError("This workflow is only observed now: raise its autonomy, or release the brake, first.")
         former = Repair.get(self.journal, case.repair_id) if case.repair_id else None
         if former is None:
             raise NotFoundError("There is no error to repair any more.")

@@ -98,6 +98,9 @@ class Publication:
         try:
             current = self.workflows.get(repair.workflow_id)
             version_id = repair.trial_version_id
+            if self._is_stopped(repair, current):
+                self._break_off(repair, "The brake was put on before it was published.", lease)
+                return
             if not version_id:
                 snapshot_id = self.snapshot(current, cause="repair", for_write=repair_id, fences=[lease])
                 if repair.snapshot_id != snapshot_id:
@@ -123,10 +126,7 @@ class Publication:
             return
         except (N8nRefusedError, N8nConflictError) as exc:
             # It will never be taken as it is.
-            ending = self.ending(repair, "failed", by=BRIDGE, reason=exc.detail, state="restoring")
-            self._tell(replace(ending, fences=[lease]))
-            with suppress(N8nError):
-                self._end_restoring(repair_id, lease)
+            self._break_off(repair, exc.detail, lease)
             return
 
         def published() -> Change:
@@ -138,6 +138,27 @@ class Publication:
 
         self._insist(published)
         log.info("repair published", extra={"workflowId": repair.workflow_id, "sessionId": repair.session_id})
+
+    def _is_stopped(self, repair: Repair, current: Workflow) -> bool:
+        """Whether the brake forbids to begin with it now; what runs already, or is written, is brought to its end."""
+        if repair.trial_version_id:
+            begun = repair.trial_version_id == current.get("activeVersionId")
+        else:
+            begun = repair.base_version_id != current.get("versionId")
+        if begun:
+            return False
+        if repair.decided_by == BRIDGE:
+            return policy.autonomy_of(self.journal, repair.workflow_id) != "auto"
+        return policy.is_braked(self.journal)
+
+    def _break_off(self, repair: Repair, reason: str, lease: Lease) -> None:
+        def broken_off() -> Change:
+            ending = self.ending(self._same(repair), "failed", by=BRIDGE, reason=reason, state="restoring")
+            return replace(ending, fences=[lease])
+
+        self._insist(broken_off)
+        with suppress(N8nError):
+            self._end_restoring(repair.repair_id, lease)
 
     def put_back(self, repair: Repair, fences: Sequence[Lease]) -> str:
         """The workflow's draft as it was before the repair's trial; returns its version. A later edit of somebody else

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
 
 from app.n8n.workflows import canonical_hash
 from tests.heal.rig import BROKEN, FIXED, WORSE, Healing, node, soon, to, url_of
+from tests.support.client import Client
 
 Begin = Callable[..., Healing]
+ONCE = "http://api.test/once"
 
 
 def test_what_a_person_publishes_during_the_trial_stays_the_version_that_runs(healing: Begin) -> None:
@@ -93,8 +98,8 @@ def test_the_oldest_snapshot_can_be_restored_although_n8n_fails_on_the_way(heali
 
 def test_a_repair_is_undone_although_another_ones_trial_came_in_between(healing: Begin) -> None:
     """A draft that was put back is another version of the same, and nobody's edit."""
-    one = healing(to(FIXED))
-    one.n8n.http[FIXED] = [200, 404]
+    one = healing(to(ONCE))
+    one.n8n.http[ONCE] = [200, 404]
     one.heal()
     assert one.state() == "published"
     one.plan(to(WORSE))
@@ -110,3 +115,76 @@ def test_a_repair_is_undone_although_another_ones_trial_came_in_between(healing:
     soon(is_taken, what="the same error")
     assert one.receive("rolled_back")["by"] == "bridge"
     assert url_of(one.n8n.active(one.workflow_id)) == BROKEN
+
+
+# -- the brake
+
+
+@contextmanager
+def brake(one: Healing, autonomy: str = "suggest") -> Iterator[None]:
+    assert Client(one.server).http("PUT", "/autonomy", {"autonomy": autonomy}).status == 200
+    try:
+        yield
+    finally:
+        assert Client(one.server).http("PUT", "/autonomy", {"autonomy": "auto"}).status == 200
+
+
+def test_what_a_person_approves_waits_for_the_brake_to_be_released(healing: Begin) -> None:
+    one = healing(to(FIXED), autonomy="ask")
+    one.heal()
+    (repair,) = one.repairs()
+    writes = len(one.n8n.writes(one.workflow_id))
+
+    with brake(one):
+        assert one.command("approve", repairId=repair["repairId"]) == 409
+        assert one.state() == "waiting"
+        assert len(one.n8n.writes(one.workflow_id)) == writes
+
+    # The workflow's own autonomy is for what the bridge does by itself.
+    assert one.command("set_autonomy", autonomy="observe") == 202
+    assert one.command("approve", repairId=repair["repairId"]) == 202
+    one.check_published(calls=False)
+
+
+@pytest.mark.parametrize("autonomy", ["ask", "auto"])
+def test_what_was_decided_before_the_brake_and_not_published_is_not(healing: Begin, autonomy: str) -> None:
+    one = healing(to(FIXED), autonomy=autonomy)
+    if autonomy == "ask":
+        one.heal()
+        spoiled = one.n8n.spoil(one.workflow_id, "get", "drop", times=1000)
+        assert one.command("approve", repairId=one.repairs()[0]["repairId"]) >= 500
+    else:
+        spoiled = one.n8n.spoil(one.workflow_id, "publish", "drop", times=1000)
+        one.fail()
+        assert one.ended() == "completed"
+    assert one.state() == "publishing"
+
+    with brake(one):
+        spoiled.times = 0
+        one.wait_state("failed")
+
+    assert "brake" in one.data("repair_failed")[-1]["reason"]
+    assert url_of(one.n8n.active(one.workflow_id)) == BROKEN
+    assert one.n8n.is_clean(one.workflow_id)
+    assert "repair_published" not in one.kinds()
+
+
+def test_an_undo_of_the_bridges_that_n8n_could_not_do_stops_at_the_brake(healing: Begin) -> None:
+    one = healing(to(ONCE))
+    one.n8n.http[ONCE] = [200, 404]
+    one.heal()
+    spoiled = one.n8n.spoil(one.workflow_id, "put", "drop", times=1000)
+
+    def is_taken() -> bool:
+        one.fail()
+        one.n8n.settle()
+        return "repair_blocked" in one.kinds()
+
+    soon(is_taken, what="the same error")
+    soon(lambda: one.n8n.sent(one.workflow_id, "put")[2:], what="a try")
+
+    with brake(one):
+        assert "lowered" in one.receive("notice")["text"]
+
+    spoiled.times = 0
+    assert url_of(one.n8n.active(one.workflow_id)) == ONCE

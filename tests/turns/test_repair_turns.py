@@ -473,3 +473,16 @@ def test_a_closed_session_takes_its_repair_along(bench: Bench) -> None:
 
     assert bench.fail(workflow_id).repair == "queued"
     bench.wait(heir, "repair_waiting")
+
+
+def test_no_agent_is_begun_for_what_is_only_observed_by_now(bench: Bench) -> None:
+    session_id, workflow_id, repair_id = running(bench)
+    bench.journal.commit(Change(puts=[Ceiling(autonomy="observe").put()]))
+    agent = ScriptedAgent(says("done"))
+    bench.worker(agent)
+    bench.idle(session_id)
+
+    assert agent.turns == []
+    assert bench.repair(repair_id).state == "failed"
+    assert bench.case(workflow_id).state == "closed"
+    assert of_repair(bench, session_id) == ["repair_failed"]
