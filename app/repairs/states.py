@@ -38,7 +38,7 @@ TABLE: Mapping[RepairState, State] = {
     "retrying": State(
         "a service was away: the failed run is repeated after 5 min, 30 min and 2 h, the workflow is left as it is",
         {
-            "not_a_bug": "the run went through",
+            "not_a_bug": "the run went through, or goes on still",
             "failed": "the service stayed away, undo, end of the session",
         },
     ),
