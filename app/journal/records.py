@@ -208,6 +208,8 @@ class Repair(Record):
         labels = [f"session:{self.session_id}", f"workflow:{self.workflow_id}"]
         if self.state in ("trying", "waiting", "publishing", "restoring"):
             labels += [self.state, f"{self.state}:{self.session_id}"]
+        if "running" in self.times:
+            labels.append(f"begun:{self.workflow_id}")
         return tuple(labels)
 
     def put(self, **changes: Any) -> Put:
