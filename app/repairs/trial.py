@@ -121,7 +121,10 @@ class Proposer:
     ) -> NoReturn:
         """What a person may allow is kept, to be asked for should the agent find nothing better."""
         rules, advice = [breach.rule for breach in breaches], ""
-        if not any(breach.never for breach in breaches):
+        if self.workflows.has_foreign_draft(repair.workflow_id):
+            # A person who allowed it would publish that draft with it, and has not been shown it.
+            advice = "Somebody has an unpublished draft in n8n, so nobody is asked for it."
+        elif not any(breach.never for breach in breaches):
             proposed["beyond"] = {**made, "asked": rules}
             advice = "If you end without a better proposal, the person is asked for this one."
         self.journal.commit(Change(puts=[repair.put(**proposed)], fences=[lease]))

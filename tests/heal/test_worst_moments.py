@@ -188,3 +188,14 @@ def test_an_undo_of_the_bridges_that_n8n_could_not_do_stops_at_the_brake(healing
 
     spoiled.times = 0
     assert url_of(one.n8n.active(one.workflow_id)) == ONCE
+
+
+def test_nobody_is_asked_to_publish_somebodys_unpublished_draft_with_a_repair(healing: Begin) -> None:
+    one = healing(to("http://elsewhere.test/here"))
+    one.n8n.edit(one.workflow_id, nodes=[*one.n8n.draft(one.workflow_id)["nodes"], node("Mine", "noOp")])
+
+    one.heal()
+
+    assert "elsewhere.test" in one.data("tool_refused")[0]["rule"]
+    assert one.state() == "failed"
+    assert "repair_waiting" not in one.kinds()
