@@ -198,9 +198,9 @@ class Attempts:
         case = Case.get(self.journal, repair.case_key)
         puts = []
         if case is not None and case.repair_id == repair.repair_id:
-            # As if it had been known when the error was taken.
+            # As if it had been known when the error was taken; what its last repair came to stays, and counts.
             attempts = max(0, case.attempts - 1)
-            puts.append(case.put(state="closed", repair_id="", outcome="", attempts=attempts))
+            puts.append(case.put(state="closed", repair_id="", attempts=attempts))
         text = f'"{child.workflow_name}", which this workflow calls, failed; that is what is looked at.'
         return Opening(repair.repair_id, [events.notice("info", text)], puts, [repair.delete()])
 

@@ -15,7 +15,7 @@ from app.agents.mcp_client import ToolAnswer
 from app.agents.offline import OfflineAgent
 from app.errors import ConflictError
 from app.journal import Change
-from app.journal.records import Ceiling, Registration, Repair
+from app.journal.records import Ceiling, ChildFailure, Registration, Repair
 from app.n8n.errors import N8nFailedError
 from app.repairs.attempt import MAX_AWAY
 from tests.fakes.turn_tools import off_loop
@@ -536,3 +536,23 @@ def test_an_n8n_that_fails_some_requests_does_not_have_an_agent_begun_for_ever(
     assert len(answers) == MAX_AWAY + 1
     assert bench.outcomes(session_id) == [*["interrupted"] * MAX_AWAY, "completed"]
     assert bench.repair(repair_id).state == "failed"
+
+
+def test_a_parents_failure_that_is_its_childs_resets_no_attempts(bench: Bench) -> None:
+    session_id = bench.session()
+    workflow = bench.workflow(session_id)
+    payload = failure(workflow["id"])
+    payload["execution"] |= {"lastNodeExecuted": "Call", "error": {"message": "The called one failed"}}
+    assert bench.fail(workflow["id"], payload=payload).repair == "queued"
+    # As after an attempt that failed.
+    bench.journal.commit(Change(puts=[bench.case(workflow["id"]).put(attempts=3, outcome="failed")]))
+    (repair,) = Repair.find(bench.journal, f"workflow:{workflow['id']}")
+    run_id = repair.report["execution"]["id"]
+    child = ChildFailure(parent_run_id=run_id, workflow_id="child", workflow_name="Child")
+    bench.journal.commit(Change(puts=[child.put()]))
+
+    bench.worker(ScriptedAgent(never()))
+    bench.idle(session_id)
+
+    case = bench.case(workflow["id"])
+    assert (case.state, case.attempts, case.outcome) == ("closed", 2, "failed")
