@@ -32,13 +32,13 @@ TABLE: Mapping[RepairState, State] = {
             "running": "the agent is asked",
             "retrying": "a service is away",
             "not_a_bug": "credentials, a quota, or a run that must not be repeated",
-            "failed": "unknown workflow, undo, end of the session",
+            "failed": "unknown workflow, undo, only observed by now, end of the session",
         },
     ),
     "retrying": State(
         "a service was away: the failed run is repeated after 5 min, 30 min and 2 h, the workflow is left as it is",
         {
-            "not_a_bug": "the run went through",
+            "not_a_bug": "the run went through, or goes on still",
             "failed": "the service stayed away, undo, end of the session",
         },
     ),
@@ -75,7 +75,7 @@ TABLE: Mapping[RepairState, State] = {
         {
             "published": "n8n runs it",
             "failed": "somebody else changed the workflow meanwhile",
-            "restoring": "n8n refuses it",
+            "restoring": "n8n refuses it, or the brake was put on",
         },
     ),
     "restoring": State("the trial's draft is still to be put back", {"failed": "it is as it was"}),
