@@ -189,9 +189,11 @@ class Decisions:
         repair = Repair.get(self.journal, found.key) if found else None
         if found is None or repair is None or repair.workflow_id != workflow_id:
             return False
+        if repair.state not in ("queued", "retrying", "running", "trying"):
+            return False  # decided, or a person's to decide; its turn is about to end
         if found.turn_id:
             self.journal.commit(Change(session_id=session_id, cancel_turn=found.turn_id))
-        elif repair.state in ("queued", "retrying", "running", "trying"):
+        else:
             # In one change, and refused where a turn has begun: the input never goes without its repair.
             state: RepairState = "restoring" if repair.state == "trying" else "failed"
             reason = "The workflow was rolled back."
