@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+import gevent
 from tree_sitter import Node
 
 from app.n8n.javascript import syntax
-from app.repairs.code_reach import NETWORK, text_of
+from app.repairs.code_reach import NETWORK, NODES_AT_ONCE, text_of
 
 _NAMES = ("identifier", "property_identifier", "shorthand_property_identifier", "import")
 # Of n8n's helpers, those that ask nobody.
@@ -29,9 +30,12 @@ def hides_address(code: str) -> bool:
     """Whether one of its calls has an address that does not stand in the call, or in the one constant that it names."""
     uses: list[Node] = []
     bound: dict[str, list[Node]] = {}
-    waiting = [syntax(code)]
+    waiting, seen = [syntax(code)], 0
     while waiting:
         node = waiting.pop()
+        seen += 1
+        if seen % NODES_AT_ONCE == 0:
+            gevent.sleep(0)
         if node.type in (*_NAMES, "shorthand_property_identifier_pattern"):
             name = _source(node)
             if name in NETWORK:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import gevent
 from tree_sitter import Node
 
 from app.n8n.javascript import MAX_CHARS, syntax
@@ -53,6 +54,7 @@ _MAX_DEPTH = 10
 # What stands in another such part is read with each of them: deep code of 30 KB took 20 seconds.
 _READ_WHOLE = frozenset({"template_string", "template_substitution", "binary_expression", "pair"})
 _MAX_READ_BYTES = 1_000_000
+NODES_AT_ONCE = 5_000
 
 
 @dataclass(slots=True)
@@ -90,9 +92,12 @@ def _digest(code: str) -> str:
 
 def _walk(root: Node, found: CodeReach) -> bool:
     """``False``: it is too deep, and was read in part."""
-    waiting, left = [root], _MAX_READ_BYTES
+    waiting, left, seen = [root], _MAX_READ_BYTES, 0
     while waiting:
         node = waiting.pop()
+        seen += 1
+        if seen % NODES_AT_ONCE == 0:
+            gevent.sleep(0)  # the loop's turn
         if node.type in _READ_WHOLE:
             left -= node.end_byte - node.start_byte
             if left < 0:
