@@ -179,3 +179,13 @@ def test_a_repetition_that_goes_on_is_not_repeated_beside_itself(tmp_path: Path)
         assert one.state() == "not_a_bug"
         assert repetitions(one) == ["waiting"]
         one.close()
+
+
+def test_a_repetition_that_never_reached_n8n_is_followed_by_the_next(healing: Begin) -> None:
+    one = outage(healing, 503, 503, 200)
+    one.n8n.spoil(one.workflow_id, "retry", "drop")
+    one.fail()
+
+    assert "back" in one.receive("notice")["text"]
+    assert repetitions(one) == ["success"]
+    assert one.repairs()[0]["retries"] == 1
