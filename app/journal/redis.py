@@ -83,6 +83,11 @@ class RedisJournal:
         self._wakeups.start()
         self._closed = False
 
+    @property
+    def groups(self) -> int:
+        """How many groups of writes this process has sent."""
+        return self._link.groups
+
     # -- writes
 
     def commit(self, change: Change) -> Committed:
