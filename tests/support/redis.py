@@ -26,11 +26,12 @@ def program(name: str = "redis-server") -> str:
 class RedisServer:
     """Use it as a context manager; ``stop`` and ``start`` keep its data and its port.
 
+    :param tls: certificate and key; then it listens on ``tls_port``, too.
     :param options: of its configuration; ``appendonly yes``, each write synced, unless named.
     """
 
-    def __init__(self, **options: Any) -> None:
-        self.port = free_port()
+    def __init__(self, *, tls: tuple[Path, Path] | None = None, **options: Any) -> None:
+        self.port, self.tls_port = free_port(), free_port()
         self._temporary = tempfile.TemporaryDirectory(prefix="bridge-redis-")
         self.folder = Path(self._temporary.name)
         self._options = {
@@ -42,6 +43,13 @@ class RedisServer:
             "appendfsync": "always",
             **{name.replace("_", "-"): value for name, value in options.items()},
         }
+        if tls:
+            self._options |= {
+                "tls-port": self.tls_port,
+                "tls-cert-file": tls[0],
+                "tls-key-file": tls[1],
+                "tls-auth-clients": "no",
+            }
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,13 +79,9 @@ class RedisServer:
     def say(self, *words: str) -> bytes:
         """The first bytes of the answer to a command, past redis-py."""
         command = b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
-        with socket.create_connection(("127.0.0.1", int(self._plain_port)), timeout=2) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
             connection.sendall(b"*%d\r\n" % len(words) + command)
-            return connection.recv(65_536)
-
-    @property
-    def _plain_port(self) -> int:
-        return int(self._options["port"])
+            return connection.recv(1_048_576)
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
