@@ -288,7 +288,7 @@ class Settings:
     @property
     def _redis_secrets(self) -> tuple[str | None, ...]:
         password = urlsplit(self.redis_url or "").password
-        return self.redis_url, password, unquote(password) if password else None
+        return (self.redis_url, password, unquote(password)) if password else ()
 
     @property
     def journal_place(self) -> str:

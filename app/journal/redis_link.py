@@ -13,6 +13,7 @@ from app.errors import ConfigError, JournalUnavailableError
 from app.journal import redis_library
 from app.journal.redis_connection import LOST, Endpoint
 from app.journal.redis_lane import Command, Lane
+from app.telemetry.sampling import Sampler
 
 TIMEOUT_S = 0.3
 QUEUE_MAX = 10_000
@@ -39,6 +40,7 @@ class RedisLink:
         self._count = 0
         self._closed = True
         self._away = False
+        self._sampler = Sampler()
 
     @property
     def groups(self) -> int:
@@ -117,17 +119,16 @@ class RedisLink:
             answer = self._corrected(lane, command)
         except ResponseError as exc:
             # Out of memory, a disk that is full, a replica that nobody made the first: told by the first word.
-            word = str(exc).partition(" ")[0]
-            log.warning("journal: Redis refused: %s", word)
+            self._complain("journal: Redis refused: %s", str(exc).partition(" ")[0])
             raise JournalUnavailableError("Redis cannot take this now.") from exc
         except (*LOST, RedisError) as exc:
             if not self._away:
                 self._away = True
-                log.warning("journal: Redis is away: %s", type(exc).__name__)
+                self._complain("journal: Redis is away: %s", type(exc).__name__)
             raise JournalUnavailableError("Redis did not answer in time.") from exc
         if self._away:
             self._away = False
-            log.info("journal: Redis is back")
+            log.debug("journal: Redis is back")
         return answer
 
     def _corrected(self, lane: Lane, command: Command) -> Any:
@@ -147,6 +148,12 @@ class RedisLink:
                 else:
                     raise
         return lane.call(command)
+
+    def _complain(self, sentence: str, word: str) -> None:
+        # A server that is full refuses each write, and a slow one is away and back all the time.
+        suppressed = self._sampler.take(sentence + word)
+        if suppressed is not None:
+            log.warning(sentence, word, extra={"suppressed": suppressed} if suppressed else None)
 
     def _reset(self) -> None:
         for lane in self._lanes:
