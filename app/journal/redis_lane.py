@@ -13,13 +13,12 @@ from typing import Any
 
 import gevent
 from gevent.event import Event as GreenEvent
-from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
-from app.journal.redis_connection import LOST
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 Command = tuple[str | bytes | int | float, ...]
-GROUP_MAX = 128
+GROUP_MAX, GROUP_MAX_BYTES = 128, 1_048_576
+"""A group ends with the call that takes it over the second; it has to go out within a connection's timeout."""
 STOP_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 10.0
 """Longer than all that the lane itself waits for."""
@@ -43,7 +42,7 @@ class Lane:
 
     def __init__(self, connect: Callable[[], Any], *, on_lost: Callable[[], None]) -> None:
         """
-        :param connect: opens the connection; raises what is in ``LOST`` where that cannot be.
+        :param connect: opens the connection, or raises why it cannot.
         :param on_lost: told before another one is opened.
         """
         self.waiting = self.groups = 0
@@ -55,14 +54,17 @@ class Lane:
         self._greenlet: Any = gevent.spawn(self._run)
 
     def call(self, command: Command) -> Any:
-        """Send a command and return its answer. :raises RedisError: or ``OSError``: it has none, or is refused."""
+        """Send a command and return its answer.
+
+        :raises ResponseError: it is refused. :raises redis.ConnectionError: there is none, nor will be.
+        """
         made = _Call(command)
         self.waiting += 1
         try:
             self._queue.append(made)
             self._bell.set()
             if not made.done.wait(ANSWER_TIMEOUT_S):
-                raise RedisTimeoutError("no answer")
+                raise RedisConnectionError("no answer")
         finally:
             self.waiting -= 1
         if isinstance(made.answer, Exception):
@@ -87,7 +89,7 @@ class Lane:
                 self._bell.clear()
                 self._bell.wait()
                 continue
-            group = [self._queue.popleft() for _ in range(min(GROUP_MAX, len(self._queue)))]
+            group = self._gather()
             failure = self._exchange(group)
             if failure is not None:
                 # Nobody waits for a timeout behind another one.
@@ -95,8 +97,17 @@ class Lane:
                 self._queue.clear()
             for made in group:
                 if made.answer is None:
-                    made.answer = failure
+                    made.answer = RedisConnectionError(type(failure).__name__)
+                    made.answer.__cause__ = failure
                 made.done.set()
+
+    def _gather(self) -> list[_Call]:
+        group: list[_Call] = []
+        size = 0
+        while self._queue and len(group) < GROUP_MAX and size <= GROUP_MAX_BYTES:
+            group.append(self._queue.popleft())
+            size += len(group[-1].packed)
+        return group
 
     def _exchange(self, group: list[_Call]) -> Exception | None:
         """Have each call of the group answered; returns why those that were not have no answer."""
@@ -104,7 +115,8 @@ class Lane:
             try:
                 self._send([made for made in group if made.answer is None])
                 return None
-            except (*LOST, RedisError) as exc:
+            except Exception as exc:
+                # The top of this greenlet; whatever it was, it goes to those who wait.
                 self._disconnect()
                 self._on_lost()
                 if last:

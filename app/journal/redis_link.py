@@ -121,10 +121,10 @@ class RedisLink:
             # Out of memory, a disk that is full, a replica that nobody made the first: told by the first word.
             self._complain("journal: Redis refused: %s", str(exc).partition(" ")[0])
             raise JournalUnavailableError("Redis cannot take this now.") from exc
-        except (*LOST, RedisError) as exc:
+        except redis.ConnectionError as exc:
             if not self._away:
                 self._away = True
-                self._complain("journal: Redis is away: %s", type(exc).__name__)
+                self._complain("journal: Redis is away: %s", str(exc))
             raise JournalUnavailableError("Redis did not answer in time.") from exc
         if self._away:
             self._away = False

@@ -71,6 +71,9 @@ class RedisWakeups(Topics):
                     subscription.connection_pool.disconnect()
             except (RedisError, OSError) as exc:
                 log.debug("journal: the subscription ended: %s", type(exc).__name__)
+            except Exception:
+                # The top of this greenlet: what a stranger has published is no reason to hear nothing any more.
+                log.exception("journal: the subscription failed")
             before = True
             gevent.sleep(pause_s)
             pause_s = min(2 * pause_s, BACKOFF_MAX_S)
