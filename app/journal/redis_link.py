@@ -17,6 +17,7 @@ from app.telemetry.sampling import Sampler
 
 TIMEOUT_S = 0.3
 QUEUE_MAX = 10_000
+TOLD_MAX_CHARS = 200
 CORRECTIONS_MAX = 3
 """So often a call is made again because it was answered that it must go elsewhere or needs the functions loaded."""
 
@@ -118,8 +119,13 @@ class RedisLink:
         try:
             answer = self._corrected(lane, command)
         except ResponseError as exc:
-            # Out of memory, a disk that is full, a replica that nobody made the first: told by the first word.
-            self._complain("journal: Redis refused: %s", str(exc).partition(" ")[0])
+            # Out of memory, a disk that is full, a replica that nobody made the first: told by the first word. A bug of
+            # our functions is told by its line.
+            told = str(exc)
+            self._complain(
+                "journal: Redis refused: %s",
+                told[:TOLD_MAX_CHARS] if "user_function" in told else told.partition(" ")[0],
+            )
             raise JournalUnavailableError("Redis cannot take this now.") from exc
         except redis.ConnectionError as exc:
             if not self._away:
