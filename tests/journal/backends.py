@@ -16,7 +16,7 @@ from app.journal.sqlite import SqliteJournal
 from tests.support.redis import RedisServer
 
 PATIENCE_S = 5.0
-"""For an answer of Redis, where the machine is busy with other tests; ``test_redis.py`` has the real one."""
+"""For an answer of Redis, where the machine is busy with other tests; what is about the real one does not name it."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from app.journal.redis import RedisJournal
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.redis import RedisServer
 
+from .backends import PATIENCE_S
 from .steps import (
     DEADLINE_S,
     acquired,
@@ -61,7 +62,8 @@ def prefix() -> str:
 
 
 def source(server: RedisServer, prefix: str) -> str:
-    return f"from app.journal.redis import RedisJournal\njournal = RedisJournal({server.url!r}, prefix={prefix!r})\n"
+    made = f"RedisJournal({server.url!r}, prefix={prefix!r}, timeout_s={PATIENCE_S})"
+    return f"from app.journal.redis import RedisJournal\njournal = {made}\n"
 
 
 def insist(call: Callable[[], Any]) -> Any:
@@ -127,7 +129,7 @@ def _pages(journal: Journal, session_id: str) -> Iterator[list[Any]]:
 
 
 def test_while_it_is_away_everything_is_refused_and_goes_on_by_itself(server: RedisServer, prefix: str) -> None:
-    with closing(RedisJournal(server.url, prefix=prefix)) as journal:
+    with closing(RedisJournal(server.url, prefix=prefix, timeout_s=PATIENCE_S)) as journal:
         session_id = open_session(journal)
         server.kill()
         calls: list[Callable[[], object]] = [
@@ -181,7 +183,7 @@ def test_a_caller_that_gives_up_takes_no_answer_of_the_next_one(server: RedisSer
 
 
 def test_a_server_that_is_full_refuses_and_writes_no_half(server: RedisServer, prefix: str) -> None:
-    with closing(RedisJournal(server.url, prefix=prefix)) as journal:
+    with closing(RedisJournal(server.url, prefix=prefix, timeout_s=PATIENCE_S)) as journal:
         session_id = open_session(journal)
         append(journal, session_id, "before")
         server.say("CONFIG", "SET", "maxmemory", "1mb")
@@ -229,7 +231,7 @@ def proxy(shared: RedisServer) -> Iterator[CuttingProxy]:
 @pytest.fixture
 def behind(proxy: CuttingProxy, prefix: str) -> Iterator[RedisJournal]:
     """A journal whose answers can be cut."""
-    with closing(RedisJournal(f"redis://127.0.0.1:{proxy.port}/0", prefix=prefix, timeout_s=5)) as journal:
+    with closing(RedisJournal(f"redis://127.0.0.1:{proxy.port}/0", prefix=prefix, timeout_s=PATIENCE_S)) as journal:
         yield journal
 
 
@@ -327,8 +329,8 @@ def test_what_was_sent_and_never_answered_wakes_its_readers_afterwards(
 
 def test_a_subscription_that_was_lost_comes_back_and_what_it_missed_wakes(shared: RedisServer, prefix: str) -> None:
     with (
-        closing(RedisJournal(shared.url, prefix=prefix)) as journal,
-        closing(RedisJournal(shared.url, prefix=prefix)) as other,
+        closing(RedisJournal(shared.url, prefix=prefix, timeout_s=PATIENCE_S)) as journal,
+        closing(RedisJournal(shared.url, prefix=prefix, timeout_s=PATIENCE_S)) as other,
     ):
         session_id = open_session(journal)
         with other.watch(f"session:{session_id}") as watch:
@@ -348,7 +350,7 @@ def test_a_subscription_that_was_lost_comes_back_and_what_it_missed_wakes(shared
 
 def test_an_announcement_that_was_lost_is_found_by_looking(shared: RedisServer, prefix: str) -> None:
     with (
-        closing(RedisJournal(shared.url, prefix=prefix)) as journal,
+        closing(RedisJournal(shared.url, prefix=prefix, timeout_s=PATIENCE_S)) as journal,
         journal.watch("whatever") as watch,
     ):
         shared.say("HINCRBY", f"{{{prefix}}}:counters", "announced", "1")
@@ -361,8 +363,8 @@ def test_an_announcement_that_was_lost_is_found_by_looking(shared: RedisServer, 
 
 def test_the_machines_clock_is_not_looked_at(shared: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        closing(RedisJournal(shared.url, prefix=prefix)) as journal,
-        closing(RedisJournal(shared.url, prefix=prefix)) as other,
+        closing(RedisJournal(shared.url, prefix=prefix, timeout_s=PATIENCE_S)) as journal,
+        closing(RedisJournal(shared.url, prefix=prefix, timeout_s=PATIENCE_S)) as other,
     ):
         session_id, one = open_session(journal), Limit("k", 1)
         lease = acquired(journal, "sweep", ttl_s=60)
@@ -401,7 +403,7 @@ journal.close()
 
 
 def test_a_process_that_was_stopped_writes_nothing_for_what_another_has(shared: RedisServer, prefix: str) -> None:
-    with closing(RedisJournal(shared.url, prefix=prefix)) as journal:
+    with closing(RedisJournal(shared.url, prefix=prefix, timeout_s=PATIENCE_S)) as journal:
         paused = start_python(source(shared, prefix) + PAUSED, stdin=-1)
         try:
             assert paused.stdout.readline() == "held\n"
@@ -423,7 +425,7 @@ def test_a_process_that_was_stopped_writes_nothing_for_what_another_has(shared: 
 
 
 def test_functions_that_somebody_flushed_are_loaded_again(shared: RedisServer, prefix: str) -> None:
-    with closing(RedisJournal(shared.url, prefix=prefix)) as journal:
+    with closing(RedisJournal(shared.url, prefix=prefix, timeout_s=PATIENCE_S)) as journal:
         session_id = open_session(journal)
         for n in range(3):
             assert shared.say("FUNCTION", "FLUSH") == b"+OK\r\n"
@@ -447,7 +449,7 @@ journal.close()
 
 
 def test_workers_of_two_versions_are_at_work_side_by_side(shared: RedisServer, prefix: str) -> None:
-    with closing(RedisJournal(shared.url, prefix=prefix)) as journal:
+    with closing(RedisJournal(shared.url, prefix=prefix, timeout_s=PATIENCE_S)) as journal:
         open_session(journal, "s")
 
         run_python(NEWER + source(shared, prefix) + WRITE)
@@ -474,8 +476,8 @@ def test_libraries_of_old_versions_do_not_pile_up(server: RedisServer, prefix: s
 
 def test_journals_of_two_prefixes_do_not_see_each_other(shared: RedisServer, prefix: str) -> None:
     with (
-        closing(RedisJournal(shared.url, prefix=prefix)) as one,
-        closing(RedisJournal(shared.url, prefix=prefix + "2")) as another,
+        closing(RedisJournal(shared.url, prefix=prefix, timeout_s=PATIENCE_S)) as one,
+        closing(RedisJournal(shared.url, prefix=prefix + "2", timeout_s=PATIENCE_S)) as another,
         another.watch("session:s", "inputs") as watch,
     ):
         do_everything(one)
@@ -536,7 +538,7 @@ def test_every_key_has_the_prefix_as_its_hash_tag_and_a_cluster_takes_all_of_it(
     with RedisServer(cluster_enabled="yes") as server:
         server.say("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         until(lambda: b"cluster_state:ok" in server.say("CLUSTER", "INFO"))
-        with closing(RedisJournal(server.url, prefix=prefix)) as journal:
+        with closing(RedisJournal(server.url, prefix=prefix, timeout_s=PATIENCE_S)) as journal:
             do_everything(journal)
 
         keys = keys_of(server)
@@ -551,7 +553,7 @@ def test_a_call_follows_its_slot_to_the_node_that_has_it(prefix: str) -> None:
         for node in (empty, owner):
             until(lambda node=node: b"cluster_state:ok" in node.say("CLUSTER", "INFO"))
 
-        with closing(RedisJournal(empty.url, prefix=prefix, timeout_s=5)) as journal:
+        with closing(RedisJournal(empty.url, prefix=prefix, timeout_s=PATIENCE_S)) as journal:
             do_everything(journal)
 
         assert len(keys_of(owner)) > 10
@@ -559,7 +561,7 @@ def test_a_call_follows_its_slot_to_the_node_that_has_it(prefix: str) -> None:
 
 
 def test_what_a_closed_session_had_leaves_no_key_behind(shared: RedisServer, prefix: str) -> None:
-    with closing(RedisJournal(shared.url, prefix=prefix)) as journal:
+    with closing(RedisJournal(shared.url, prefix=prefix, timeout_s=PATIENCE_S)) as journal:
         session_id = open_session(journal)
         journal.commit(Change(session_id, events=[NewEvent("assistant_delta", {"messageId": "m", "text": "t"})] * 3))
         ask(journal, session_id)
@@ -637,7 +639,7 @@ def test_the_way_to_the_server_may_be_encrypted(tmp_path: Path, prefix: str) -> 
 
 
 def test_many_commits_at_once_share_round_trips_and_a_refusal_is_its_own(shared: RedisServer, prefix: str) -> None:
-    with closing(RedisJournal(shared.url, prefix=prefix, timeout_s=5)) as journal:
+    with closing(RedisJournal(shared.url, prefix=prefix, timeout_s=PATIENCE_S)) as journal:
         session_id, before = open_session(journal), journal.groups
 
         outcomes = together(
