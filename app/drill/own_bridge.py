@@ -59,7 +59,7 @@ def own_bridge(settings: Settings, patience: Patience, *, log: list[str]) -> Ite
 
 def _start(folder: str, output: Path, bind: str) -> subprocess.Popen[bytes]:
     environ = {name: text for name, text in os.environ.items() if name.lower() != "prometheus_multiproc_dir"}
-    environ |= {"BIND": bind, "JOURNAL_PATH": str(Path(folder) / "journal.db")}
+    environ |= {"BIND": bind, "JOURNAL_PATH": str(Path(folder) / "journal.db"), "REDIS_URL": "off"}
     if environ.get("ENV_FILE"):
         environ["ENV_FILE"] = str(Path(environ["ENV_FILE"]).absolute())
     with output.open("wb") as stream:
