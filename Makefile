@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
 TEST_PROCESSES ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz lint fmt check lock clean python n8n down test-n8n image image-test redis
+.PHONY: help install run test fuzz lint fmt check lock clean python n8n down test-n8n image image-test programs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-10s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -16,7 +16,7 @@ run: .venv/.run ## start the bridge here, on http://127.0.0.1:3000 unless BIND s
 	@$(BIN)/python -m app.settings --summary
 	@exec $(BIN)/gunicorn -c gunicorn.conf.py wsgi:app
 
-test: .venv/.dev redis ## run all tests
+test: .venv/.dev programs ## run all tests
 	@N8N_E2E= IMAGE_TEST= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 fuzz: .venv/.dev ## random input for FUZZ_SECONDS (60); what it finds is in var/fuzz
@@ -66,11 +66,12 @@ python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is needed (on Debian: apt-get install python3-venv)" >&2; exit 1; }
 
 # The tests start their own, on a free port. Where it is missing and can be installed, it is.
-redis:
-	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || { \
-		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing redis-server ..." && \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends redis-server; } || \
-		{ echo "The tests need redis-server 7 or newer (on Debian: apt-get install redis-server)" >&2; exit 1; }
+programs: # that tests start beside the bridge
+	@{ { command -v redis-server || command -v valkey-server; } && command -v haproxy; } >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing redis-server and haproxy ..." && \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends redis-server haproxy; } || \
+		{ echo "The tests need redis-server 7 or newer and haproxy (on Debian: apt-get install redis-server haproxy)" >&2; exit 1; }
 
 # Stamps: a second run has nothing to do.
 .venv/.run: requirements.lock | python
