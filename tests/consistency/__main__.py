@@ -33,12 +33,13 @@ def main(arguments: list[str]) -> int:
         seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
         for backend in backends:
             print(f"seed {seed} on {backend}:", end=" ", flush=True)
+            started = time.monotonic()
             records = run(seed=seed, seconds=options.round, backend=backend)
             rounds += 1
             found = check(records)
-            print(summary(records), flush=True)
+            print(f"{summary(records)}; {time.monotonic() - started:.0f} s", flush=True)
             if found:
-                path = INTO / f"{seed}.jsonl"
+                path = INTO / f"{seed}-{backend}.jsonl"
                 save(records, path)
                 return _tell(found, path)
         if options.seed is not None or time.monotonic() - began >= options.seconds:
@@ -65,6 +66,13 @@ def summary(records: list[Record]) -> str:
         **blows,
     }
     return ", ".join(f"{count} {what}" for what, count in parts.items())
+
+
+def enough(records: list[Record]) -> bool:
+    """Whether so much has happened that a run in which nothing was found says something."""
+    events = {e["type"] for r in records if r["kind"] == "final" for e in r["events"]}
+    blows = {r["what"] for r in records if r["kind"] == "disturbed"}
+    return {"turn_finished", "workflow_error", "repair_proposed"} <= events and {"kill", "pause"} <= blows
 
 
 def _tell(found: list[str], path: Path) -> int:

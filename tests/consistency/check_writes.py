@@ -31,13 +31,14 @@ def trials(history: History) -> Iterator[str]:
 
 
 def publications(history: History) -> Iterator[str]:
-    """What became active was told: each publication and each undo makes one version active, at most."""
+    """What became active was told. A publication makes one version active, but for one that found its proposal active
+    already: that of another failure was the same. An undo makes one active at most."""
     switched = Counter(w["workflow"] for w in history.by_kind["write"] if w["active"][0] != w["active"][1])
     of_repair = {repair["repairId"]: repair["workflowId"] for repair in history.repairs}
     published = Counter(of_repair.get(e["data"]["repairId"], "") for _, e in history.events("repair_published"))
     undone = Counter(event["data"]["workflowId"] for _, event in history.events("rolled_back"))
     for workflow in {*switched, *published, *undone}:
-        least, most = published[workflow], published[workflow] + undone[workflow]
+        least, most = min(1, published[workflow]), published[workflow] + undone[workflow]
         if not least <= switched[workflow] <= most:
             yield (
                 f"another version of workflow {workflow} was made active {switched[workflow]} times; its session tells "

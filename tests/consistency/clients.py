@@ -74,6 +74,11 @@ class Person(threading.Thread):
     def readers(self) -> list[Reader]:
         return [reader for reader in (self._reader, self._tab) if reader is not None]
 
+    @property
+    def seen(self) -> int:
+        """The last number that it knows of its session."""
+        return self._reader.seen if self._reader is not None else 0
+
     def open(self) -> None:
         answer = self.place.server.post("/sessions", json={})
         assert answer.status == 201, answer
@@ -256,13 +261,13 @@ class Person(threading.Thread):
         if self._tab is not None:
             self._tab.leave(politely=True)
         other = _chosen(self.place.people, op.pick)
-        after = int(op.choice * max((reader.seen for reader in other.readers), default=0))
+        after = int(op.choice * other.seen)
         self._tab = Reader(self.place.server, self.place.recorder, other.session, other.token, after)
         self._tab.begin()
 
     def _walk(self, op: Op) -> None:
         other = _chosen(self.place.people, op.pick)
-        after = int(op.choice * max((reader.seen for reader in other.readers), default=0))
+        after = int(op.choice * other.seen)
         try:
             walk(self.place.server, self.place.recorder, other.session, other.token, after=after, limit_s=REQUEST_S)
         except GONE:
