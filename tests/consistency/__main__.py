@@ -72,7 +72,7 @@ def enough(records: list[Record]) -> bool:
     """Whether so much has happened that a run in which nothing was found says something."""
     events = {e["type"] for r in records if r["kind"] == "final" for e in r["events"]}
     blows = {r["what"] for r in records if r["kind"] == "disturbed"}
-    return {"turn_finished", "workflow_error", "repair_proposed"} <= events and {"kill", "pause"} <= blows
+    return {"turn_finished", "workflow_error"} <= events and {"kill", "pause"} <= blows
 
 
 def _tell(found: list[str], path: Path) -> int:

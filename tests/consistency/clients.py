@@ -17,6 +17,7 @@ from typing import Any
 
 import websocket
 
+from tests.consistency.lines import Line
 from tests.consistency.plan import Op
 from tests.consistency.readers import GONE, Reader, walk
 from tests.consistency.recording import Recorder
@@ -67,6 +68,7 @@ class Person(threading.Thread):
         self.owned: list[Owned] = []
         self._posted: list[Callable[[], None]] = []
         self._count = 0
+        self._line = Line(place.server)
         self._reader: Reader | None = None
         self._tab: Reader | None = None
 
@@ -92,6 +94,8 @@ class Person(threading.Thread):
                 self._do(op)
         except BaseException as exc:
             self.error = exc
+        finally:
+            self._line.close()
 
     def _do(self, op: Op) -> None:
         match op.kind:
@@ -157,7 +161,8 @@ class Person(threading.Thread):
     def _new_message(self, op: Op) -> tuple[str, str]:
         self._count += 1
         key = f"{self.name_}-{self._count}"
-        text = f"{'slow' if op.choice < 0.4 else 'fast'} {key}"
+        pace = "long" if op.choice < 0.15 else "slow" if op.choice < 0.4 else "fast"
+        text = f"{pace} {key}"
         self.place.recorder.add("said", session=self.session, key=key, text=text)
         return key, text
 
@@ -288,7 +293,7 @@ class Person(threading.Thread):
         limit_s = IMPATIENT_S if hasty else REQUEST_S
         while time.monotonic() < deadline:
             try:
-                answer = self.place.server.request(method, full, json=body, headers=headers, limit_s=limit_s)
+                answer = self._line.request(method, full, body, headers=headers, limit_s=limit_s)
                 if answer.status not in AGAIN:
                     return answer
             except GONE:

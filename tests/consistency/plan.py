@@ -23,7 +23,7 @@ _OPS: dict[OpKind, int] = {
     "decide": 8,
     "roll_back": 3,
     "retry_repair": 2,
-    "cancel": 1,
+    "cancel": 2,
     "autonomy": 1,
     "reconnect": 4,
     "tab": 3,
@@ -79,19 +79,22 @@ class Plan:
 
 def plan(seed: int, *, seconds: float) -> Plan:
     chance = Random(seed)
-    clients = tuple(tuple(_op(chance) for _ in range(int(seconds * 20))) for _ in range(CLIENTS))
-    disturbances = tuple(_disturbance(chance) for _ in range(int(seconds * 2)))
+    # Everybody begins with a socket and a workflow, and somebody is killed in each run.
+    clients = tuple(
+        tuple(_op(chance, kind) for kind in ("reconnect", "adopt", *[None] * int(seconds * 20))) for _ in range(CLIENTS)
+    )
+    disturbances = tuple(_disturbance(chance, kind) for kind in ("kill", *[None] * int(seconds * 2)))
     pauses = tuple(
-        Pause(chance.uniform(0.3, 2.5), chance.random(), chance.uniform(0.2, 3.0)) for _ in range(int(seconds))
+        Pause(chance.uniform(0.2, 1.5), chance.random(), chance.uniform(0.2, 3.0)) for _ in range(int(seconds))
     )
     return Plan(clients, disturbances, pauses)
 
 
-def _op(chance: Random) -> Op:
-    (kind,) = chance.choices(list(_OPS), weights=list(_OPS.values()))
+def _op(chance: Random, kind: OpKind | None) -> Op:
+    (drawn,) = chance.choices(list(_OPS), weights=list(_OPS.values()))
     proposals = tuple(chance.choice(_PROPOSALS) for _ in range(chance.randint(0, 3)))
     return Op(
-        kind,
+        kind or drawn,
         after_s=chance.uniform(0, 0.25),
         pick=chance.random(),
         choice=chance.random(),
@@ -100,11 +103,11 @@ def _op(chance: Random) -> Op:
     )
 
 
-def _disturbance(chance: Random) -> Disturbance:
-    (kind,) = chance.choices(list(_BLOWS), weights=list(_BLOWS.values()))
+def _disturbance(chance: Random, kind: Blow | None) -> Disturbance:
+    (drawn,) = chance.choices(list(_BLOWS), weights=list(_BLOWS.values()))
     return Disturbance(
-        kind,
-        after_s=chance.uniform(0.3, 2.0),
+        kind or drawn,
+        after_s=chance.uniform(0.8, 3.0),
         pick=chance.random(),
         step=chance.choice(("put", "publish", "retry")),
     )

@@ -10,7 +10,7 @@ from tests.consistency.recording import Recorder
 from tests.fakes.n8n import Request
 from tests.heal.rig import HealN8n
 
-SLOW_S = 0.08
+SLOW_S = 0.15
 WRITES = ("put", "publish", "retry")
 
 

@@ -1,7 +1,7 @@
 """The ``wsgi.py`` of the server in these runs: the planned agent (``tests/heal/wsgi.py``, here ``planned_wsgi``), but
 slower and with pieces of text; and each request to n8n says for which turn it is, and when it left.
 
-A message ``slow …`` is answered in pieces.
+A message ``slow …`` is answered in a few pieces, ``long …`` in so many that a turn outlives a lease.
 """
 
 import time
@@ -17,7 +17,7 @@ from app.agents import AgentEvent, TextDelta, TextFinal, TurnRequest
 from app.n8n.client import N8nClient
 from app.telemetry import context
 
-PIECES, PIECE_S = 10, 0.08
+PIECES, PIECE_S = {"slow": (1, 8), "long": (20, 40)}, 0.08
 THINKS_S = 0.15
 
 
@@ -27,8 +27,9 @@ class SlowAgent(planned_wsgi.PlannedAgent):
     def run(self, turn: TurnRequest) -> Iterator[AgentEvent]:
         chance = Random(turn.turn_id)
         for event in super().run(turn):
-            if isinstance(event, TextFinal) and turn.prompt.startswith("slow"):
-                for _ in range(chance.randint(1, PIECES)):
+            pieces = PIECES.get(turn.prompt.partition(" ")[0])
+            if isinstance(event, TextFinal) and pieces is not None:
+                for _ in range(chance.randint(*pieces)):
                     yield TextDelta(event.message_id, "piece ")
                     gevent.sleep(PIECE_S)
             else:
