@@ -1,14 +1,8 @@
-"""One person with a session: says things, adopts workflows that fail, decides; and n8n's callbacks for them.
-
-Each request is repeated until it is answered, as real clients do, so that what was taken before its answer was lost
-comes again.
-"""
+"""One person with a session: says things, adopts workflows that fail, decides; and n8n's callbacks for them."""
 
 from __future__ import annotations
 
-import json
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,21 +11,17 @@ from typing import Any
 
 import websocket
 
-from tests.consistency.lines import Line
+from tests.consistency.lines import GONE, REQUEST_S, Line
+from tests.consistency.owned import MISSING, Owned
 from tests.consistency.plan import Op
-from tests.consistency.readers import GONE, Reader, walk
+from tests.consistency.readers import Reader, walk
 from tests.consistency.recording import Recorder
-from tests.heal.rig import SECRET, HealN8n, to, workflow
-from tests.support.client import failure
+from tests.consistency.recording_n8n import RecordingN8n
+from tests.heal.rig import SECRET
 from tests.support.server import Answer, BridgeServer
 
-REQUEST_S = 3.0
-IMPATIENT_S = 0.01
-INSIST_S = 20.0
-AGAIN = (429, 500, 502, 503, 504)
 WORDS = ("amber", "birch", "cedar", "dune")
 Json = dict[str, Any]
-_MISSING = {"name": "NodeApiError", "message": "The resource could not be found", "httpCode": "404"}
 
 
 @dataclass(slots=True)
@@ -39,22 +29,11 @@ class Place:
     """What all threads of a run act on."""
 
     server: BridgeServer
-    n8n: HealN8n
+    n8n: RecordingN8n
     folder: Path
     recorder: Recorder
     people: list[Person] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass(slots=True)
-class Owned:
-    """A workflow in n8n; its one HTTP node asks at ``broken`` until it is repaired."""
-
-    workflow_id: str
-    path: str
-
-    def url(self, name: str) -> str:
-        return f"http://api.test/{self.path}/{name}"
 
 
 class Person(threading.Thread):
@@ -129,9 +108,7 @@ class Person(threading.Thread):
             case "walk":
                 self._walk(op)
             case "break_again" if self.owned:
-                # What repaired it does not help any more.
-                owned = _chosen(self.owned, op.pick)
-                self.place.n8n.http[owned.url("good")] = [404]
+                _chosen(self.owned, op.pick).break_again()
 
     # -- what is said
 
@@ -139,7 +116,7 @@ class Person(threading.Thread):
         key, text = self._new_message(op)
 
         def post() -> None:
-            answer = self._insist("POST", "/messages", {"text": text, "clientMessageId": key}, hasty=op.choice > 0.8)
+            answer = self._insist("/messages", {"text": text, "clientMessageId": key}, hasty=op.choice > 0.8)
             if answer is not None:
                 seq = answer.json.get("seq") if answer.status == 202 else None
                 self._told("message", answer, key=key, seq=seq)
@@ -159,8 +136,7 @@ class Person(threading.Thread):
                 return
 
     def _new_message(self, op: Op) -> tuple[str, str]:
-        self._count += 1
-        key = f"{self.name_}-{self._count}"
+        key = self._new_name()
         pace = "long" if op.choice < 0.15 else "slow" if op.choice < 0.4 else "fast"
         text = f"{pace} {key}"
         self.place.recorder.add("said", session=self.session, key=key, text=text)
@@ -169,47 +145,26 @@ class Person(threading.Thread):
     # -- workflows and their failures
 
     def _adopt(self, op: Op) -> None:
-        self._count += 1
-        path = f"{self.name_}-{self._count}-{self.session[:6]}"
-        owned = Owned("", path)
-        n8n = self.place.n8n
-        for name in ("broken", "bad"):
-            n8n.http[owned.url(name)] = [404]
-        owned.workflow_id = n8n.add(workflow(path, url=owned.url("broken")))
-        proposals = [_proposal(kind, owned) for kind in op.proposals]
-        (self.place.folder / f"{owned.workflow_id}.json").write_text(json.dumps({"proposals": proposals}))
-        body = {"workflowId": owned.workflow_id, "autonomy": _autonomy(op.choice)}
-        answer = self._insist("POST", "/workflows", body)
+        path = self._new_name()
+        owned = Owned.make(self.place.n8n, self.place.folder, path, op.proposals)
+        answer = self._insist("/workflows", {"workflowId": owned.workflow_id, "autonomy": _autonomy(op.choice)})
         if answer is not None and answer.status in (200, 201):
             self.owned.append(owned)
 
     def _fail(self, owned: Owned, op: Op) -> None:
-        """Call the webhook; n8n calls back by itself, and sometimes so do we, at the same time."""
-        n8n = self.place.n8n
-        known = {run["id"] for run in n8n.runs(owned.workflow_id)}
-        n8n.call_webhook(owned.path, {"order": 1})
-        failed = [
-            run["id"]
-            for run in n8n.runs(owned.workflow_id, "webhook")
-            if run["id"] not in known and run["status"] == "error"
-        ]
-        for run_id in failed:
-            self._call_back(owned, run_id, _MISSING, op, at_once=op.choice < 0.5)
+        """Let it fail; n8n calls back by itself, and sometimes so do we, at the same time."""
+        for run_id in owned.call():
+            self._call_back(owned.report(run_id, MISSING["message"]), run_id, op, at_once=op.choice < 0.5)
 
     def _report(self, owned: Owned, op: Op) -> None:
         """A failure of a run that n8n did not keep."""
-        self._count += 1
-        error = {**_MISSING, "message": f"Odd answer: {_chosen(WORDS, op.choice)}"}
-        self._call_back(owned, f"{self.name_}-r{self._count}-{self.session[:6]}", error, op, at_once=True)
+        run_id = self._new_name()
+        self._call_back(owned.report(run_id, f"Odd answer: {_chosen(WORDS, op.choice)}"), run_id, op, at_once=True)
 
-    def _call_back(self, owned: Owned, run_id: str, error: Json, op: Op, *, at_once: bool) -> None:
-        node = {"name": "Ask", "type": "n8n-nodes-base.httpRequest", "typeVersion": 1, "parameters": {}}
-        execution = {"id": "", "error": {**error, "node": node}, "lastNodeExecuted": "Ask", "mode": "webhook"}
-        payload = {"execution": execution, "workflow": {"id": "", "name": owned.path}}
-        body = failure(owned.workflow_id, payload=payload, execution_id=run_id)
-
+    def _call_back(self, body: Json, run_id: str, op: Op, *, at_once: bool) -> None:
         def post() -> None:
-            answer = self._insist("POST", "/callbacks/n8n/error", body, credential=SECRET, hasty=op.choice > 0.9)
+            hasty = op.choice > 0.9
+            answer = self._line.insist("POST", "/callbacks/n8n/error", body, credential=SECRET, hasty=hasty)
             if answer is not None:
                 told = answer.json if answer.status in (200, 202) else {}
                 fields = {name: told.get(name) for name in ("seq", "routed", "duplicate", "repair")}
@@ -244,7 +199,7 @@ class Person(threading.Thread):
 
     def _command(self, kind: str, times: int, **fields: str) -> None:
         def post() -> None:
-            answer = self._insist("POST", "/commands", {"type": kind, **fields})
+            answer = self._insist("/commands", {"type": kind, **fields})
             if answer is not None:
                 more = {"repair": fields.get("repairId"), "workflow": fields.get("workflowId")}
                 self._told("command", answer, command=kind, **more)
@@ -283,37 +238,17 @@ class Person(threading.Thread):
 
     # -- how it is done
 
-    def _insist(
-        self, method: str, path: str, body: Json, *, credential: str = "", hasty: bool = False
-    ) -> Answer | None:
-        """Ask until there is an answer; ``None``: not within :data:`INSIST_S`. ``hasty``: gone before the first."""
-        full = path if path.startswith("/callbacks") else f"/sessions/{self.session}{path}"
-        headers = {"Authorization": f"Bearer {credential or self.token}"}
-        deadline = time.monotonic() + INSIST_S
-        limit_s = IMPATIENT_S if hasty else REQUEST_S
-        while time.monotonic() < deadline:
-            try:
-                answer = self._line.request(method, full, body, headers=headers, limit_s=limit_s)
-                if answer.status not in AGAIN:
-                    return answer
-            except GONE:
-                pass
-            limit_s = REQUEST_S
-            time.sleep(0.05)  # the pace of a client
-        return None
+    def _insist(self, path: str, body: Json, *, hasty: bool = False) -> Answer | None:
+        return self._line.insist("POST", f"/sessions/{self.session}{path}", body, credential=self.token, hasty=hasty)
+
+    def _new_name(self) -> str:
+        """For a message, a workflow, a run: nobody else has it."""
+        self._count += 1
+        return f"{self.name_}-{self._count}-{self.session[:6]}"
 
     def _told(self, what: str, answer: Answer, **fields: Any) -> None:
         told = {"session": self.session, **fields}
         self.place.recorder.add("told", what=what, by=self.name_, status=answer.status, **told)
-
-
-def _proposal(kind: str, owned: Owned) -> Json:
-    match kind:
-        case "beyond":
-            return to("http://elsewhere.test/x")
-        case "upstream":
-            return {"nodes": {"Prepare": {"parameters": {"note": "more"}}}}
-    return to(owned.url(kind))
 
 
 def _autonomy(choice: float) -> str:

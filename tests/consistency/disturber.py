@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tests.consistency.backends import Backend
 from tests.consistency.plan import Disturbance, Pause
@@ -82,7 +82,8 @@ class Disturber:
                 self._n8n.spoil("", one.step, "drop_after")
                 done(step=one.step)
 
-    def _told(self, what: str):  # type: ignore[no-untyped-def]
+    def _told(self, what: str) -> Callable[..., None]:
+        """Tells that it was done, when it was."""
         began = round(time.time(), 4)
         return lambda **fields: self._recorder.add("disturbed", what=what, began=began, **fields)
 

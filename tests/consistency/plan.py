@@ -7,8 +7,21 @@ from random import Random
 from typing import Literal
 
 OpKind = Literal[
-    *("say", "say_on_socket", "adopt", "fail", "report", "repeat", "decide", "roll_back", "retry_repair", "cancel"),
-    *("autonomy", "reconnect", "tab", "walk", "break_again"),
+    "say",
+    "say_on_socket",
+    "adopt",
+    "fail",
+    "report",
+    "repeat",
+    "decide",
+    "roll_back",
+    "retry_repair",
+    "cancel",
+    "autonomy",
+    "reconnect",
+    "tab",
+    "walk",
+    "break_again",
 ]
 Blow = Literal["kill", "hup", "restart", "backend", "lose_answer"]
 
@@ -80,17 +93,17 @@ class Plan:
 def plan(seed: int, *, seconds: float) -> Plan:
     chance = Random(seed)
     # Everybody begins with a socket and a workflow, and somebody is killed in each run.
-    clients = tuple(
-        tuple(_op(chance, kind) for kind in ("reconnect", "adopt", *[None] * int(seconds * 20))) for _ in range(CLIENTS)
-    )
-    disturbances = tuple(_disturbance(chance, kind) for kind in ("kill", *[None] * int(seconds * 2)))
+    begins: tuple[OpKind, ...] = ("reconnect", "adopt")
+    rest = range(int(seconds * 20))
+    clients = tuple((*(_op(chance, kind) for kind in begins), *(_op(chance) for _ in rest)) for _ in range(CLIENTS))
+    disturbances = (_disturbance(chance, "kill"), *(_disturbance(chance) for _ in rest))
     pauses = tuple(
         Pause(chance.uniform(0.2, 1.5), chance.random(), chance.uniform(0.2, 3.0)) for _ in range(int(seconds))
     )
     return Plan(clients, disturbances, pauses)
 
 
-def _op(chance: Random, kind: OpKind | None) -> Op:
+def _op(chance: Random, kind: OpKind | None = None) -> Op:
     (drawn,) = chance.choices(list(_OPS), weights=list(_OPS.values()))
     proposals = tuple(chance.choice(_PROPOSALS) for _ in range(chance.randint(0, 3)))
     return Op(
@@ -103,7 +116,7 @@ def _op(chance: Random, kind: OpKind | None) -> Op:
     )
 
 
-def _disturbance(chance: Random, kind: Blow | None) -> Disturbance:
+def _disturbance(chance: Random, kind: Blow | None = None) -> Disturbance:
     (drawn,) = chance.choices(list(_BLOWS), weights=list(_BLOWS.values()))
     return Disturbance(
         kind or drawn,

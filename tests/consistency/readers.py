@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import itertools
 from typing import Any
 
 import websocket
 
+from tests.consistency.lines import GONE
 from tests.consistency.recording import Recorder
 from tests.support.client import Client, Refused
 from tests.support.server import BridgeServer, wait_for
 
-GONE = (OSError, http.client.HTTPException)
 PAGE = 50
 _numbers = itertools.count(1)
 

@@ -13,8 +13,9 @@ from tests.consistency.backends import BACKENDS, Backend
 from tests.consistency.check_repairs import AT_REST
 from tests.consistency.clients import Person, Place
 from tests.consistency.disturber import Disturber
+from tests.consistency.lines import GONE
 from tests.consistency.plan import plan
-from tests.consistency.readers import GONE, page
+from tests.consistency.readers import page
 from tests.consistency.recording import Record, Recorder
 from tests.consistency.recording_n8n import RecordingN8n
 from tests.heal.rig import install, settings_for
