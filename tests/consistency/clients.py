@@ -166,9 +166,7 @@ class Person(threading.Thread):
             hasty = op.choice > 0.9
             answer = self._line.insist("POST", "/callbacks/n8n/error", body, credential=SECRET, hasty=hasty)
             if answer is not None:
-                told = answer.json if answer.status in (200, 202) else {}
-                fields = {name: told.get(name) for name in ("seq", "routed", "duplicate", "repair")}
-                self._told("callback", answer, key=run_id, **{**fields, "session": told.get("sessionId")})
+                told_callback(self.place.recorder, answer, run_id, by=self.name_)
 
         if at_once:
             _together([post] * op.times)
@@ -249,6 +247,14 @@ class Person(threading.Thread):
     def _told(self, what: str, answer: Answer, **fields: Any) -> None:
         told = {"session": self.session, **fields}
         self.place.recorder.add("told", what=what, by=self.name_, status=answer.status, **told)
+
+
+def told_callback(recorder: Recorder, answer: Answer, run_id: str, *, by: str) -> None:
+    told = answer.json if answer.status in (200, 202) else {}
+    fields = {name: told.get(name) for name in ("seq", "routed", "duplicate", "repair")}
+    recorder.add(
+        "told", what="callback", by=by, status=answer.status, key=run_id, session=told.get("sessionId"), **fields
+    )
 
 
 def _autonomy(choice: float) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.consistency.backends import BACKENDS, Backend
+from tests.consistency.caller import Caller
 from tests.consistency.check_repairs import AT_REST
 from tests.consistency.clients import Person, Place
 from tests.consistency.disturber import Disturber
@@ -85,17 +86,18 @@ def _play(place: Place, backend: Backend, seed: int, seconds: float) -> None:
         pauses=planned.pauses,
         lease_s=LEASE_S,
     )
-    for person in people:
-        person.start()
+    clients: list[Person | Caller] = [*people, Caller(place, seed)]
+    for client in clients:
+        client.start()
     disturber.start()
     place.ended.wait(seconds)
     disturber.stop()
     place.ended.set()
-    for person in people:
-        person.join(60)
-        if person.error is not None:
-            raise person.error
-        assert not person.is_alive(), "a client does not end"
+    for client in clients:
+        client.join(60)
+        if client.error is not None:
+            raise client.error
+        assert not client.is_alive(), "a client does not end"
     place.server.wait_healthy()
     _settle(place)
 
