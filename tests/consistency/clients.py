@@ -137,7 +137,7 @@ class Person(threading.Thread):
 
     def _new_message(self, op: Op) -> tuple[str, str]:
         key = self._new_name()
-        pace = "long" if op.choice < 0.15 else "slow" if op.choice < 0.4 else "fast"
+        pace = "long" if op.choice < 0.06 else "slow" if op.choice < 0.35 else "fast"
         text = f"{pace} {key}"
         self.place.recorder.add("said", session=self.session, key=key, text=text)
         return key, text

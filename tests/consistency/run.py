@@ -25,7 +25,7 @@ from tests.support.server import BridgeServer
 
 LEASE_S = 1
 WORKERS = 2
-SETTLE_S = 30.0
+SETTLE_S = 60.0
 READ_S = 5.0
 
 
@@ -63,7 +63,7 @@ def _bridge(n8n: RecordingN8n, folder: Path, backend: Backend) -> Iterator[Bridg
         WEB_CONCURRENCY=WORKERS,
         LEASE_SECONDS=LEASE_S,
         MAX_CONCURRENT_TURNS=6,
-        GRACEFUL_TIMEOUT_SECONDS=10,
+        GRACEFUL_TIMEOUT_SECONDS=7,
         **backend.settings,
     )
     with BridgeServer(settings, project=project) as server:

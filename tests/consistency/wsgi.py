@@ -17,7 +17,7 @@ from app.agents import AgentEvent, TextDelta, TextFinal, TurnRequest
 from app.n8n.client import N8nClient
 from app.telemetry import context
 
-PIECES, PIECE_S = {"slow": (1, 8), "long": (20, 40)}, 0.08
+PIECES, PIECE_S = {"slow": (1, 8), "long": (20, 30)}, 0.08
 THINKS_S = 0.15
 
 
