@@ -41,13 +41,19 @@ def run(*, seed: int, seconds: float, backend: str = "sqlite") -> list[Record]:
                 place = Place(server, n8n, folder, recorder)
                 _play(place, chosen, seed, seconds)
                 for line in server.raw_lines():
-                    if "by a bug" in line or "Traceback" in line:
+                    if _is_bug(line):
                         recorder.add("bug", line=line)
         finally:
             n8n.stop()
         for sent in n8n.unexpected:
             recorder.add("bug", line=f"n8n has no {sent}")
     return recorder.records
+
+
+def _is_bug(line: str) -> bool:
+    # A worker that is stopped within a transaction keeps the others from theirs: SQLite has one writer.
+    expected = "another is tried" in line and "database is locked" in line
+    return ("by a bug" in line or "Traceback" in line) and not expected
 
 
 @contextmanager
