@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
 TEST_PROCESSES ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz consistency lint fmt check lock clean python n8n down test-n8n image image-test
+.PHONY: help install run test fuzz consistency lint fmt check lock clean python n8n down test-n8n image image-test redis
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-11s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -16,13 +16,13 @@ run: .venv/.run ## start the bridge here, on http://127.0.0.1:3000 unless BIND s
 	@$(BIN)/python -m app.settings --summary
 	@exec $(BIN)/gunicorn -c gunicorn.conf.py wsgi:app
 
-test: .venv/.dev ## run all tests
+test: .venv/.dev redis ## run all tests
 	@N8N_E2E= IMAGE_TEST= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 fuzz: .venv/.dev ## random input for FUZZ_SECONDS (60); what it finds is in var/fuzz
 	@$(BIN)/python -m tests.fuzz
 
-consistency: .venv/.dev ## random runs with kills and pauses, checked, for SECONDS (60); SEED replays one
+consistency: .venv/.dev redis ## random runs with kills and pauses, checked, for SECONDS (60); SEED replays one
 	@$(BIN)/python -m tests.consistency --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(BACKEND),--backend $(BACKEND))
 
 n8n: .venv/.run ## install and start a real n8n here, and connect the bridge to it by .env
@@ -67,6 +67,13 @@ python:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed; '$(PYTHON)' is not there (make PYTHON=...)" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) -V 2>&1) (make PYTHON=...)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is needed (on Debian: apt-get install python3-venv)" >&2; exit 1; }
+
+# The tests start their own, on a free port. Where it is missing and can be installed, it is.
+redis:
+	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing redis-server ..." && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends redis-server; } || \
+		{ echo "The tests need redis-server 7 or newer (on Debian: apt-get install redis-server)" >&2; exit 1; }
 
 # Stamps: a second run has nothing to do.
 .venv/.run: requirements.lock | python

@@ -20,8 +20,8 @@ from app.callbacks.routing import Router
 from app.chores import Chore, Chores
 from app.errors import BaseError
 from app.journal import Journal
+from app.journal.backends import make_journal
 from app.journal.records import DECISIONS, Registration
-from app.journal.sqlite import SqliteJournal
 from app.n8n import Workflows, error_workflow
 from app.n8n.client import N8nClient
 from app.n8n.connected import ConnectedWorkflows
@@ -69,7 +69,7 @@ class BridgeWorker:
         self.holder = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.draining = False
         complete = notices.with_notices if settings.notify_url else None
-        self.journal = SqliteJournal(settings.journal_path, opened=False, complete=complete)
+        self.journal = make_journal(settings, complete=complete)
         self.n8n = _client(settings)
         self.workflows = _workflows(self.n8n, self.journal)
         self.limits = Limits(settings, self.journal)
@@ -131,6 +131,8 @@ class BridgeWorker:
         :raises ConfigError: the journal's place cannot be used. :raises JournalUnavailableError: not now.
         """
         self.journal.open()
+        for warning in self.journal.warnings:
+            log.warning("journal: %s", warning)
         self.tools.start()
         self.runner.start()
         self.connections.begin()

@@ -31,6 +31,8 @@ PAUSE_S = 0.02
 ROUND_S = 3.0
 WORK_S = 2 * 86_400.0
 """No turn lasts so long: what one has noted for itself may go after that, however short the retention is."""
+# Of a closed session nobody else goes on; one that was begun while it was being closed has lost its input.
+_TO_FINISH = ("trying", "publishing", "restoring")
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +127,7 @@ class Retention:
     def _remove(self, session_id: str) -> Iterator[None]:
         label = f"session:{session_id}"
         while repairs := Repair.find(self._journal, label, limit=DOCUMENTS_AT_ONCE):
-            if any(repair.state in UNSETTLED for repair in repairs):
+            if any(repair.state in _TO_FINISH for repair in repairs):
                 return  # a draft of n8n's is to be put back first
             if not self._delete([repair.delete() for repair in repairs]):
                 return

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 MAX_PAUSES = 10
@@ -163,7 +163,39 @@ def _dead_letter_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _redis_url(text: str) -> str | None:
+    """redis(s), a host, perhaps a user, a password and a database; of a query only what is about TLS."""
+    if text == "off":
+        return None
+    url = urlsplit(text)
+    if url.scheme not in ("redis", "rediss") or not _VISIBLE.fullmatch(text) or url.fragment:
+        raise ValueError
+    host = url.hostname or ""
+    _host(f"[{host}]" if ":" in host else host)
+    whole(1, 65535).parse(str(6379 if url.port is None else url.port))
+    if not re.fullmatch(r"/?|/[0-9]{1,5}", url.path):
+        raise ValueError
+    if any(not name.startswith("ssl_") for name, _ in parse_qsl(url.query, keep_blank_values=True)):
+        raise ValueError
+    return text
+
+
+def redis_origin(text: str) -> str:
+    """The server and the database of a checked ``REDIS_URL``, without user and password."""
+    url = urlsplit(text)
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    return f"{url.scheme}://{host}:{url.port or 6379}{url.path.rstrip('/')}"
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        raise ValueError
+    return text
+
+
 FLAG = Form("true or false", _flag)
+REDIS_URL = Form("redis://HOST:PORT/DATABASE or rediss://…, perhaps with USER:PASSWORD@, or off", _redis_url)
+PREFIX = Form("up to 64 letters, digits, dots, hyphens and underscores", _prefix)
 TEXT = Form("printable text", _text)
 PATH = Form("the path of a file, not of a folder", _path)
 SECRET = Form("one value of visible ASCII characters, without spaces and commas", _secret)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dotenv.parser import parse_stream
 
@@ -32,6 +32,8 @@ from app.setting_forms import (
     PATH,
     PAUSES,
     PER_MINUTE,
+    PREFIX,
+    REDIS_URL,
     SECONDS,
     SECRET,
     SECRETS,
@@ -41,6 +43,7 @@ from app.setting_forms import (
     choice,
     number,
     origin,
+    redis_origin,
     whole,
 )
 
@@ -126,7 +129,8 @@ TABLE: tuple[Setting, ...] = (
     Setting("BIND", BIND, "127.0.0.1:3000", "Address that is listened on."),
     Setting("WEB_CONCURRENCY", whole(1, 64), 1, "gunicorn workers."),
     Setting("JOURNAL_PATH", PATH, Path("var/journal.db"), "The journal's SQLite file, on a local disk."),
-    Setting("REDIS_URL", TEXT, None, "Journal for several machines; not supported by this version."),
+    Setting("REDIS_URL", REDIS_URL, None, "The journal in Redis or Valkey instead, for several machines; off: none."),
+    Setting("REDIS_PREFIX", PREFIX, "bridge", "What the journal's keys in Redis begin with; each bridge has its own."),
     Setting("PUBLIC_URL", URL, _default_public_url, "How people reach the bridge.", "http://BIND"),
     Setting("N8N_CALLBACK_URL", URL, lambda known: known["public_url"], "How n8n reaches the bridge.", "PUBLIC_URL"),
     Setting("ACCESS_TOKEN", SECRETS, (), "Opens new sessions and everything of an operator's; several for rotation."),
@@ -208,6 +212,7 @@ class Settings:
     web_concurrency: int
     journal_path: Path
     redis_url: str | None = field(repr=False)
+    redis_prefix: str
     public_url: str
     n8n_callback_url: str
     access_token: tuple[str, ...] = field(repr=False)
@@ -277,8 +282,18 @@ class Settings:
         hook = urlsplit(self.notify_url or "")
         # Part of it, too, is what opens it; a short path is a word of everybody's.
         hook_parts = (self.notify_url, hook.query, hook.path if len(hook.path) > 12 else None)
-        single = [*(value for value in given if isinstance(value, str)), *hook_parts, self.redis_url]
+        single = [*(value for value in given if isinstance(value, str)), *hook_parts, *self._redis_secrets]
         return tuple(value for value in (*(one for values in several for one in values), *single) if value)
+
+    @property
+    def _redis_secrets(self) -> tuple[str | None, ...]:
+        password = urlsplit(self.redis_url or "").password
+        return (self.redis_url, password, unquote(password)) if password else ()
+
+    @property
+    def journal_place(self) -> str:
+        """Where the journal is, for people; no password is shown."""
+        return redis_origin(self.redis_url) if self.redis_url else str(self.journal_path)
 
     @property
     def bind_host(self) -> str:
@@ -288,6 +303,12 @@ class Settings:
     @property
     def bind_port(self) -> int:
         return split_bind(self.bind)[1]
+
+    @property
+    def local_url(self) -> str:
+        """Where a bridge with these settings is met on its own machine."""
+        near = dict(zip(WILDCARDS, ("127.0.0.1", "[::1]"), strict=True))
+        return f"http://{near.get(self.bind_host, self.bind_host)}:{self.bind_port}"
 
 
 def load(environ: Mapping[str, str] | None = None, env_file: str | Path | None = None) -> Settings:
@@ -311,8 +332,6 @@ def load(environ: Mapping[str, str] | None = None, env_file: str | Path | None =
             # ``from None``: the cause's text would show the value, which may be a secret.
             raise ConfigError(f"{name} must be {setting.form.accepts}") from None
     settings = Settings(**known)
-    if settings.redis_url:
-        raise ConfigError("REDIS_URL is not supported by this version; unset it")
     if settings.agent == "claude" and settings.anthropic_api_key is None:
         raise ConfigError("ANTHROPIC_API_KEY must be set where AGENT=claude")
     return settings
@@ -380,7 +399,7 @@ def summary(settings: Settings) -> list[str]:
     }[bool(settings.n8n_api_url), bool(settings.n8n_api_key)]
     lines = [
         f"address: {settings.public_url} (listening on {settings.bind}, {settings.web_concurrency} worker(s))",
-        f"journal: {settings.journal_path}",
+        f"journal: {settings.journal_place}",
         f"agent: {settings.agent_name}",
         n8n,
         f"access: {'with a token' if settings.access_token else anyone}",
@@ -402,7 +421,8 @@ def main(argv: list[str]) -> int:
     """
     try:
         settings = load()
-        check_place(settings.journal_path)
+        if not settings.redis_url:
+            check_place(settings.journal_path)
     except ConfigError as exc:
         name = re.match(r"\w*", exc.detail)[0]  # type: ignore[index]
         print(f"{name}: {exc.detail.removeprefix(f'{name} ')}", file=sys.stderr)

@@ -162,6 +162,17 @@ def test_a_closed_session_stays_until_its_drafts_are_put_back(journal: SqliteJou
     assert everything(journal) == {}
 
 
+def test_a_repair_that_was_begun_as_its_session_closed_keeps_nothing(journal: SqliteJournal) -> None:
+    session(journal, "gone", "W1")
+    repair(journal, "gone", "W1", "queued", case="open")
+    close(journal, "gone")
+
+    forget(journal)
+
+    assert journal.session("gone") is None
+    assert Repair.find(journal) == [] and Case.find(journal) == []
+
+
 def test_a_workflow_that_another_session_took_over_is_its_own(journal: SqliteJournal) -> None:
     session(journal, "closed", "W1")
     close(journal, "closed")

@@ -35,6 +35,8 @@ ACCEPTED: dict[str, tuple[str, Any]] = {
     "BIND": ("[::1]:8080", "[::1]:8080"),
     "WEB_CONCURRENCY": ("4", 4),
     "JOURNAL_PATH": ("/data/journal.db", Path("/data/journal.db")),
+    "REDIS_URL": ("rediss://u:p@r.example:6380/2", "rediss://u:p@r.example:6380/2"),
+    "REDIS_PREFIX": ("bridge-2", "bridge-2"),
     "PUBLIC_URL": ("HTTPS://Bridge.Example.com:443/base/", "https://bridge.example.com/base"),
     "N8N_CALLBACK_URL": ("http://10.0.0.5:3000/", "http://10.0.0.5:3000"),
     "ACCESS_TOKEN": ("one, two,one", ("one", "two")),
@@ -91,7 +93,8 @@ REFUSED: dict[str, list[str]] = {
     "BIND": ["3000", "localhost", ":3000", "127.0.0.1:0", "127.0.0.1:70000", "::1:3000", "[::1:3000", "unix:/x"],
     "WEB_CONCURRENCY": ["0", "65", "two", "1.5", "-1", "٣"],
     "JOURNAL_PATH": ["/", "a\x00b"],
-    "REDIS_URL": ["redis://localhost:6379/0"],
+    "REDIS_URL": ["localhost:6379", "http://x", "redis://", "redis://x:0", "redis://x/a", "redis://x?db=1", "redis://x#f"],
+    "REDIS_PREFIX": ["a b", "{a}", "ü", "a" * 65],
     "PUBLIC_URL": ["bridge.example.com", "ftp://x", "http://", "http://u:p@x", "http://x/?a=1", "http://x#f", "http://x:99999"],
     "N8N_CALLBACK_URL": ["//x", "http://x y"],
     "ACCESS_TOKEN": ["a b", "a,,b", ",", "tökén", "a\tb"],
@@ -148,7 +151,7 @@ REFUSED: dict[str, list[str]] = {
 def test_every_setting_has_examples_here() -> None:
     names = [row.name for row in TABLE]
     assert list(REFUSED) == names
-    assert list(ACCEPTED) == [name for name in names if name != "REDIS_URL"]
+    assert list(ACCEPTED) == names
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -264,6 +267,18 @@ def test_no_secret_is_shown() -> None:
     )
     assert "hidden" not in repr(settings)
     assert "hidden" not in "".join(summary(settings))
+
+
+def test_the_password_of_redis_is_shown_nowhere() -> None:
+    settings = given(REDIS_URL="redis://me:hid%2Fden@r.example")
+
+    assert "hid" not in repr(settings) + "".join(summary(settings))
+    assert "journal: redis://r.example:6379" in summary(settings)
+    assert {"hid/den", "hid%2Fden"} <= set(settings.secret_values)
+
+
+def test_redis_can_be_switched_off_whatever_the_file_says() -> None:
+    assert given(REDIS_URL="off").redis_url is None
 
 
 def test_the_summary_says_what_is_missing() -> None:

@@ -212,7 +212,9 @@ class Router:
     def _undo(self, case: Case, registration: Registration) -> list[Put]:
         """The intent to undo the repair that did not help, unless a person undoes something there right now."""
         repair = Repair.get(self.journal, case.repair_id)
-        if repair is None or not repair.snapshot_id or Rollback.get(self.journal, case.workflow_id) is not None:
+        if repair is None or repair.state != "published" or not repair.published_version_id:
+            return []  # not what was published for this case
+        if not repair.snapshot_id or Rollback.get(self.journal, case.workflow_id) is not None:
             return []
         rollback = Rollback(
             workflow_id=case.workflow_id,

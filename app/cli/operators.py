@@ -10,6 +10,7 @@ from flask import Flask, current_app
 from flask.cli import AppGroup
 
 from app.callbacks.dead_letters import DeadLetters
+from app.cli.opened import opened_bridge
 from app.errors import BaseError
 from app.journal.records import DeadLetter
 from app.lifecycle import BridgeWorker
@@ -23,17 +24,6 @@ def register(app: Flask) -> None:
         app.cli.add_command(group)
 
 
-def _bridge() -> BridgeWorker:
-    bridge: BridgeWorker = current_app.extensions["bridge"]
-    return bridge
-
-
-def _opened() -> BridgeWorker:
-    bridge = _bridge()
-    bridge.journal.open()
-    return bridge
-
-
 def _say(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
@@ -44,7 +34,8 @@ def _n8n() -> AppGroup:
     @group.command("install-error-workflow")
     def install() -> None:
         """Put the bridge's error workflow into n8n, or bring the one that is there up to date."""
-        settings = _bridge().settings
+        bridge: BridgeWorker = current_app.extensions["bridge"]
+        settings = bridge.settings
         if settings.n8n_api_url is None or settings.n8n_api_key is None:
             raise click.ClickException("Set N8N_API_URL and N8N_API_KEY first.")
         secret = settings.n8n_callback_secret[0] if settings.n8n_callback_secret else None
@@ -66,7 +57,7 @@ def _dead_letters() -> AppGroup:
     @click.option("--limit", default=50)
     def list_letters(reason: str, limit: int) -> None:
         """The newest first, a line each."""
-        journal = _opened().journal
+        journal = opened_bridge().journal
         for letter in DeadLetter.find(journal, f"reason:{reason}" if reason else "", limit=limit):
             at = letter.stored_at.isoformat() if letter.stored_at else ""
             click.echo(f"{letter.dead_letter_id}  {at}  {letter.reason}  {letter.state}  {letter.workflow_id}")
@@ -96,7 +87,7 @@ def _sessions() -> AppGroup:
     @click.option("--limit", default=50)
     def list_sessions(limit: int) -> None:
         """The most recently active first."""
-        bridge = _opened()
+        bridge = opened_bridge()
         for session in bridge.journal.sessions(limit=limit):
             _say(bridge.sessions.describe(session))
 
@@ -104,7 +95,7 @@ def _sessions() -> AppGroup:
 
 
 def _letters() -> DeadLetters:
-    return _opened().dead_letters
+    return opened_bridge().dead_letters
 
 
 def _guarded(owner: Any, method: str, *arguments: Any, **options: Any) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import cast
+from typing import Any, cast
 
 import click
-from flask import Flask, current_app
+from flask import Flask
 from flask.cli import AppGroup
 
+from app.cli.opened import opened_bridge
 from app.journal.records import Repair
-from app.lifecycle import BridgeWorker
 from app.n8n.diff import DiffEntry, describe
 
 MAX_LISTED = 1_000
@@ -34,23 +34,22 @@ def register(app: Flask) -> None:
     @as_json
     def list_repairs(limit: int, workflow: str, as_json: bool) -> None:
         """What was repaired, by whose decision, proven by which run; the newest first."""
-        for repair in Repair.find(_opened().journal, f"workflow:{workflow}" if workflow else "", limit=limit):
-            click.echo(json.dumps(repair.public(), ensure_ascii=False) if as_json else _block(repair))
+        for repair in Repair.find(opened_bridge().journal, f"workflow:{workflow}" if workflow else "", limit=limit):
+            click.echo(json.dumps(_told(repair), ensure_ascii=False) if as_json else _block(repair))
 
     @group.command("show")
     @click.argument("repair_id")
     def show(repair_id: str) -> None:
         """All that is known of one, as JSON."""
-        repair = Repair.get(_opened().journal, repair_id)
+        repair = Repair.get(opened_bridge().journal, repair_id)
         if repair is None:
             raise click.ClickException("There is no repair with this id.")
-        click.echo(json.dumps(repair.public(), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(_told(repair), ensure_ascii=False, indent=2))
 
 
-def _opened() -> BridgeWorker:
-    bridge: BridgeWorker = current_app.extensions["bridge"]
-    bridge.journal.open()
-    return bridge
+def _told(repair: Repair) -> dict[str, Any]:
+    """As over HTTP, and whose it is: a decision is sent to the session."""
+    return {**repair.public(), "sessionId": repair.session_id}
 
 
 def _block(repair: Repair) -> str:
@@ -58,7 +57,7 @@ def _block(repair: Repair) -> str:
     times = {state: at[:19].replace("T", " ") for state, at in told["times"].items()}
     cost = "" if told["costUsd"] is None else f", {told['costUsd']:.4f} USD"
     lines = [
-        f"{repair.repair_id}  {_one_line(repair.workflow_name)} ({repair.workflow_id})",
+        f"{repair.repair_id}  {_one_line(repair.workflow_name)} ({repair.workflow_id}), session {repair.session_id}",
         f"  {repair.state}: {told['kind'] or 'not looked at yet'}, attempt {repair.attempt}{cost}",
         "  " + ", ".join(f"{state} {at}" for state, at in times.items()),
     ]

@@ -11,7 +11,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from app.drill.patience import DrillError, Patience
-from app.settings import WILDCARDS, Settings
+from app.settings import Settings
 
 ANSWER_S = 30.0
 """An approval is answered when it is published."""
@@ -121,17 +121,11 @@ def open_session(bridge: Bridge, patience: Patience) -> DrillSession:
 def running_bridge(settings: Settings) -> Bridge | None:
     """The bridge that runs with these settings: on this machine, else where people reach it."""
     access = settings.access_token[0] if settings.access_token else None
-    for url in dict.fromkeys((local_url(settings), settings.public_url)):
+    for url in dict.fromkeys((settings.local_url, settings.public_url)):
         found = Bridge(url, access)
         if found.alive():
             return found
     return None
-
-
-def local_url(settings: Settings) -> str:
-    """Where a bridge with these settings is met on its own machine."""
-    near = dict(zip(WILDCARDS, ("127.0.0.1", "[::1]"), strict=True))
-    return f"http://{near.get(settings.bind_host, settings.bind_host)}:{settings.bind_port}"
 
 
 def _decoded(data: bytes) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from app.drill.bridge import Bridge, local_url
+from app.drill.bridge import Bridge
 from app.drill.patience import DrillError, Patience
 from app.settings import Settings, split_bind
 
@@ -39,7 +39,7 @@ def own_bridge(settings: Settings, patience: Patience, *, log: list[str]) -> Ite
     bind = settings.bind if settings.n8n_connected else f"127.0.0.1:{_free_port()}"
     _check_free(bind)
     access = settings.access_token[0] if settings.access_token else None
-    bridge = Bridge(local_url(settings) if settings.n8n_connected else f"http://{bind}", access)
+    bridge = Bridge(settings.local_url if settings.n8n_connected else f"http://{bind}", access)
     with tempfile.TemporaryDirectory(prefix="bridge-drill-") as folder:
         output = Path(folder) / "log"
         child = _start(folder, output, bind)
@@ -59,7 +59,7 @@ def own_bridge(settings: Settings, patience: Patience, *, log: list[str]) -> Ite
 
 def _start(folder: str, output: Path, bind: str) -> subprocess.Popen[bytes]:
     environ = {name: text for name, text in os.environ.items() if name.lower() != "prometheus_multiproc_dir"}
-    environ |= {"BIND": bind, "JOURNAL_PATH": str(Path(folder) / "journal.db")}
+    environ |= {"BIND": bind, "JOURNAL_PATH": str(Path(folder) / "journal.db"), "REDIS_URL": "off"}
     if environ.get("ENV_FILE"):
         environ["ENV_FILE"] = str(Path(environ["ENV_FILE"]).absolute())
     with output.open("wb") as stream:

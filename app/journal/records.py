@@ -150,6 +150,7 @@ class Repair(Record):
         ``parentId``.
     :ivar retries: plain repetitions of the failed run that were begun (a remote outage).
     :ivar delayed: a person was told that it begins later.
+    :ivar away: its turns that were put off because n8n was away.
     :ivar proposals: how many changes the agent has proposed in this attempt.
     :ivar proposal: the workflow as proposed (name, nodes, connections, settings).
     :ivar beyond: the last proposal that was refused and that a person may allow: ``proposal``, ``diff``, ``summary``,
@@ -179,6 +180,7 @@ class Repair(Record):
     diagnosis: Literal["", "workflow_bug", "credentials", "quota", "remote_outage", "unknown"] = ""
     retries: int = 0
     delayed: bool = False
+    away: int = 0
     summary: str = ""
     proposals: int = 0
     diff: list[dict[str, Any]] = field(default_factory=list)
@@ -208,6 +210,8 @@ class Repair(Record):
         labels = [f"session:{self.session_id}", f"workflow:{self.workflow_id}"]
         if self.state in ("trying", "waiting", "publishing", "restoring"):
             labels += [self.state, f"{self.state}:{self.session_id}"]
+        if "running" in self.times:
+            labels.append(f"begun:{self.workflow_id}")
         return tuple(labels)
 
     def put(self, **changes: Any) -> Put:

@@ -34,7 +34,8 @@ from app.journal import (
     sqlite_hits,
     tally,
 )
-from app.journal.sqlite_change import apply, count_live, prepare
+from app.journal.encoded import prepare
+from app.journal.sqlite_change import apply, count_live
 from app.journal.sqlite_schema import SEQ_BITS, connect
 from app.journal.sqlite_schema import prepare as prepare_file
 from app.journal.wakeups import Wakeups
@@ -58,6 +59,7 @@ class SqliteJournal:
         :param opened: ``False`` touches nothing before :meth:`open`. Raises as that does.
         :param complete: gives each change to commit what else belongs into it.
         """
+        self.warnings: Sequence[str] = ()
         self._path = path
         self._complete = complete
         self._closed = True

@@ -7,7 +7,6 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from app.errors import (
     LeaseLostError,
@@ -17,44 +16,12 @@ from app.errors import (
     TooManyPendingError,
     TooManySessionsError,
 )
-from app.journal import Activity, Change, Committed, NewEvent, NewInput, Put, sqlite_hits
+from app.journal import Activity, Change, Committed, NewInput, Put, sqlite_hits
+from app.journal.encoded import Prepared, delta_of
 from app.journal.sqlite_schema import SEQ_BITS
 
 Row = tuple[int, str, int]
 """A session's number, state and last event number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A change with its JSON already written, so that the writer's thread only numbers and stores."""
-
-    change: Change
-    tails: tuple[str, ...]
-    bodies: tuple[str, ...]
-    result: str
-
-
-def prepare(change: Change) -> Prepared:
-    """Encode a change's JSON; done by the caller, before it waits for the writer."""
-    return Prepared(
-        change,
-        tuple(_tail(event) for event in change.events),
-        tuple(json.dumps(put.body, default=dict, separators=(",", ":")) for put in change.puts),
-        json.dumps(change.once.result, default=dict) if change.once else "",
-    )
-
-
-def _tail(event: NewEvent) -> str:
-    """The part of a frame that does not depend on its number. ASCII only: any text a JSON string holds can be kept."""
-    text = f'"data":{json.dumps(event.data, allow_nan=False, default=dict, separators=(",", ":"))}'
-    for name, value in (
-        ("turnId", event.turn_id),
-        ("requestId", event.request_id),
-        ("repairId", event.repair_id),
-    ):
-        if value is not None:
-            text += f',"{name}":{json.dumps(value)}'
-    return text + "}"
 
 
 def apply(prepared: Prepared, connection: sqlite3.Connection) -> tuple[Committed, Iterable[str]]:
@@ -201,9 +168,8 @@ def _append(prepared: Prepared, number: int, seqs: tuple[int, ...], now: float, 
     at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z"
     rows = []
     for event, tail, seq in zip(prepared.change.events, prepared.tails, seqs, strict=True):
-        delta = event.data.get("messageId") if event.type == "assistant_delta" else None
         frame = f'{{"type":"{event.type}","seq":{seq},"at":"{at}",{tail}'
-        rows.append((number << SEQ_BITS | seq, event.type, delta, frame))
+        rows.append((number << SEQ_BITS | seq, event.type, delta_of(event), frame))
     connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", rows)
     update = "UPDATE sessions SET last_seq = ?, last_active_at = ?, oldest_at = coalesce(oldest_at, ?) WHERE number = ?"
     connection.execute(update, (seqs[-1], now, now, number))

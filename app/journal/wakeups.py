@@ -14,7 +14,8 @@ from pathlib import Path
 
 import gevent
 from gevent import monkey
-from gevent.event import Event as GreenEvent
+
+from app.journal.topics import Topics
 
 DATAGRAM_MAX_BYTES = 8192
 EVERYTHING = "*"
@@ -25,28 +26,11 @@ LOOK_INTERVAL_WITHOUT_DATAGRAMS_S = 0.05
 _Socket = monkey.get_original("socket", "socket")
 
 
-class TopicWatch:
-    """One waiter on some topics; see ``journal.Watch``."""
-
-    __slots__ = ("_event",)
-
-    def __init__(self) -> None:
-        self._event = GreenEvent()
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        woken = bool(self._event.wait(timeout_s))
-        self._event.clear()
-        return woken
-
-    def wake(self) -> None:
-        self._event.set()
-
-
-class Wakeups:
+class Wakeups(Topics):
     """Topics, their watchers here, and the other processes on the same journal."""
 
     def __init__(self, directory: Path, *, data_version: Callable[[], int]) -> None:
-        self._watchers: dict[str, set[TopicWatch]] = {}
+        super().__init__()
         self._data_version = data_version
         self._seen = data_version()
         self._peers = _Peers(directory)
@@ -58,27 +42,6 @@ class Wakeups:
         interval_s = LOOK_INTERVAL_S if self._io else LOOK_INTERVAL_WITHOUT_DATAGRAMS_S
         self._timer = loop.timer(interval_s, repeat=interval_s)
         self._timer.start(self._look)
-
-    @contextlib.contextmanager
-    def watch(self, *topics: str) -> Iterator[TopicWatch]:
-        watch = TopicWatch()
-        for topic in topics:
-            self._watchers.setdefault(topic, set()).add(watch)
-        try:
-            yield watch
-        finally:
-            for topic in topics:
-                watchers = self._watchers.get(topic)
-                if watchers is not None:
-                    watchers.discard(watch)
-                    if not watchers:
-                        del self._watchers[topic]
-
-    def wake_local(self, topics: set[str]) -> None:
-        """In the loop: wake this process's watchers of these topics."""
-        for topic in topics:
-            for watch in self._watchers.get(topic, ()):
-                watch.wake()
 
     def announce(self, topics: set[str]) -> None:
         """In any thread: tell the other processes. Never blocks."""
@@ -93,7 +56,7 @@ class Wakeups:
     def _receive(self) -> None:
         for topics in self._peers.received():
             if EVERYTHING in topics:
-                self._wake_all()
+                self.wake_all()
             else:
                 self.wake_local(topics)
 
@@ -101,12 +64,7 @@ class Wakeups:
         version = self._data_version()
         if version != self._seen:
             self._seen = version
-            self._wake_all()
-
-    def _wake_all(self) -> None:
-        for watchers in self._watchers.values():
-            for watch in watchers:
-                watch.wake()
+            self.wake_all()
 
 
 class _Peers:

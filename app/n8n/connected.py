@@ -299,7 +299,8 @@ class ConnectedWorkflows:
                 known = Intent.get(self._journal, known.key) or known
         run_id = known.result_id or self._find_again(workflow_id, execution_id)
         if run_id is None:
-            return Trial("unverified", "no run of the repetition is to be found, and it is not started twice")
+            # It was never begun, or n8n has lost it: this repetition is used up, the next one may be made.
+            return Trial("failed", "no run of the repetition is to be found")
         self._conclude(known, run_id)
         return self._outcome(run_id)
 

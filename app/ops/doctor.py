@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 
 from app.errors import BaseError, ConfigError
+from app.ops.doctor_bridge import check_bridge
 from app.ops.doctor_claude import check_claude
 from app.ops.doctor_errors import check_error_workflow, check_registered
 from app.ops.doctor_findings import Examination, Finding, Step
@@ -25,6 +26,7 @@ from app.telemetry.redaction import know_secrets
 SETTINGS = "settings"
 STEPS = (
     Step("journal", check_journal, gives=("journal",)),
+    Step("bridge", check_bridge),
     Step("agent", check_claude),
     Step("n8n", check_reach, gives=("n8n", "api")),
     Step("n8n version", check_version, needs=("n8n",)),

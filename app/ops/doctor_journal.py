@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from app.errors import BaseError
-from app.journal.sqlite import SqliteJournal
+from app.journal.backends import OpenableJournal, make_journal
 from app.journal.sqlite_health import look
 from app.ops.doctor_findings import Examination, Finding
 from app.settings import GIB, check_place
@@ -14,12 +14,16 @@ NAME = "journal"
 LOOK_S = 10.0
 FREE_NEEDED, FREE_WANTED = 100 * 1024**2, GIB
 _PLACE = "Correct JOURNAL_PATH, or the rights of its folder and the space of its disk."
+_REDIS = "Correct REDIS_URL, or look at the server: its memory, its disk, its rights for this user."
 _BROKEN = "Stop the bridge, keep a copy of the file, and put back a copy of before (or let it make a new one)."
 
 
 def check_journal(examination: Examination) -> Iterator[Finding]:
-    path = examination.settings.journal_path
-    journal = SqliteJournal(path, opened=False)
+    settings = examination.settings
+    journal, path = make_journal(settings), settings.journal_path
+    if settings.redis_url:
+        yield from _check_redis(examination, journal)
+        return
     try:
         check_place(path)
         if not path.exists():
@@ -50,6 +54,26 @@ def check_journal(examination: Examination) -> Iterator[Finding]:
         yield Finding(NAME, "note", free, "Make room, or lower JOURNAL_RETENTION_DAYS.")
     whole = "whole" if health.whole else f"no fault found within {LOOK_S:g} s"
     yield Finding(NAME, "ok", f"{path}: {_text(health.size_bytes)}, takes writes, {whole}, {free}")
+
+
+def _check_redis(examination: Examination, journal: OpenableJournal) -> Iterator[Finding]:
+    place = examination.settings.journal_place
+    try:
+        journal.open()
+    except BaseError as exc:
+        examination.lacks["journal"] = "the journal cannot be opened"
+        yield Finding(NAME, "problem", f"{place}: {exc.detail}", _REDIS)
+        return
+    examination.journal = journal
+    try:
+        journal.check()
+    except BaseError as exc:
+        examination.lacks["journal"] = "the journal takes no writes"
+        yield Finding(NAME, "problem", f"{place} answers and takes no write: {exc.detail}", _REDIS)
+        return
+    for warning in journal.warnings:
+        yield Finding(NAME, "note", warning, "Correct the server's configuration; docs/journal.md says how.")
+    yield Finding(NAME, "ok", f"{place} takes writes")
 
 
 def _text(size_bytes: int) -> str:

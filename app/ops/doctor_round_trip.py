@@ -24,7 +24,7 @@ from app.n8n.client import N8nClient
 from app.n8n.error_workflow import CALLBACK_PATH
 from app.n8n.errors import N8nRefusedError, clean
 from app.ops.doctor_findings import Examination, Finding
-from app.settings import WILDCARDS, Settings
+from app.settings import Settings
 
 NAME = "round trip"
 LIMIT_S = 30.0
@@ -177,9 +177,7 @@ def _workflow(path: str, error_workflow_id: str) -> Workflow:
 
 def _bridge_answers(settings: Settings) -> bool:
     """Whether a bridge is alive where n8n looks for it, or, should that be out of reach from here, where it listens."""
-    host = settings.bind_host
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}[host] if host in WILDCARDS else host  # noqa: S104 - replaced
-    return any(map(_alive, (_base(settings.n8n_callback_url), f"http://{host}:{settings.bind_port}")))
+    return any(map(_alive, (_base(settings.n8n_callback_url), settings.local_url)))
 
 
 def _base(callback_url: str) -> str:

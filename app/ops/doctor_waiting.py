@@ -1,11 +1,11 @@
-"""What waits for a person in the journal; none of it is a fault of the bridge's."""
+"""What waits for a person in the journal, and what one has held back; none of it is a fault of the bridge's."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 
-from app.journal.records import HELD, Case, DeadLetter, Repair
+from app.journal.records import HELD, Case, Ceiling, DeadLetter, Repair
 from app.ops.doctor_findings import Examination, Finding
 
 NAME = "waiting"
@@ -15,10 +15,14 @@ MAX_COUNTED = 1000
 def check_waiting(examination: Examination) -> Iterator[Finding]:
     journal = examination.opened
     found = []
+    ceiling = Ceiling.get(journal, "all") or Ceiling()
+    if ceiling.autonomy != "auto":
+        detail = f'the brake is on: no repair goes further than "{ceiling.autonomy}"'
+        found.append(Finding(NAME, "note", detail, 'PUT /autonomy with {"autonomy": "auto"} releases it.'))
     waiting = len(Repair.find(journal, "waiting", limit=MAX_COUNTED))
     if waiting:
         detail = f"{_count(waiting)} repair(s) wait for a decision"
-        found.append(Finding(NAME, "note", detail, "Approve or reject them in their sessions."))
+        found.append(Finding(NAME, "note", detail, "See `flask repairs`; approve or reject them in their sessions."))
     blocked = sum(case.state == "blocked" for case in Case.find(journal, limit=MAX_COUNTED))
     if blocked:
         detail = f"{_count(blocked)} error(s) are blocked: repairs did not help"

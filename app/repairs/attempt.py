@@ -22,6 +22,10 @@ from app.telemetry import context
 
 GO_ON_S = 86_400.0
 """So long a repair waits for an n8n that is away."""
+AWAY_S, MAX_AWAY_S = 5.0, 600.0
+"""Until a turn that n8n has broken off goes on: twice as long each time."""
+MAX_AWAY = 5
+"""An n8n that answers some requests and fails others could have an agent begun for ever."""
 LOOK_AGAIN_S = 3_600.0
 """A repair that is delayed for longer is looked at in between: the pace may have been changed."""
 _CALLERS = ("executeWorkflow", "toolWorkflow")
@@ -76,6 +80,12 @@ class Attempts:
         return self._triaged(repair, error_seq=claimed.seq, turn_id=turn_id)
 
     def _triaged(self, repair: Repair, *, error_seq: int, turn_id: str) -> Opening:
+        if policy.autonomy_of(self.journal, repair.workflow_id) == "observe":
+            # Nothing could come of it but its bill.
+            reason = "Nothing is looked for: the workflow is only observed now."
+            failed = events.repair_failed(repair.workflow_id, reason, repair_id=repair.repair_id)
+            put = moved(repair, "failed", reason=reason, error_seq=error_seq)
+            return Opening(repair.repair_id, [failed], [put, *self._close(repair, "failed", repair.diagnosis)])
         report = repair.report
         workflow = self._workflow(repair)
         name = report.get("nodeName")
@@ -117,11 +127,21 @@ class Attempts:
         )
 
     def is_open(self, repair_id: str) -> bool:
-        """Whether the repair has neither an accepted proposal nor an end yet, and is young enough to go on with."""
+        """Whether the repair has neither an accepted proposal nor an end yet, and may be gone on with later: a trial
+        for as long as it is young enough, an agent's turn some times."""
         repair = Repair.get(self.journal, repair_id)
         if repair is None or repair.state not in ("running", "trying") or repair.stored_at is None:
             return False
+        if repair.state == "running" and repair.away >= MAX_AWAY:
+            return False
         return (datetime.now(UTC) - repair.stored_at).total_seconds() < GO_ON_S
+
+    def put_off(self, repair_id: str) -> tuple[list[Put], float]:
+        """What to write where n8n has broken off a turn, and in how many seconds it may go on."""
+        repair = Repair.get(self.journal, repair_id)
+        if repair is None:
+            return [], AWAY_S
+        return [repair.put(away=repair.away + 1)], min(AWAY_S * 2.0 ** min(repair.away, 16), MAX_AWAY_S)
 
     def conclude(
         self, repair_id: str, *, reason: str, turn_id: str, completed: bool = False
@@ -178,9 +198,9 @@ class Attempts:
         case = Case.get(self.journal, repair.case_key)
         puts = []
         if case is not None and case.repair_id == repair.repair_id:
-            # As if it had been known when the error was taken.
+            # As if it had been known when the error was taken; what its last repair came to stays, and counts.
             attempts = max(0, case.attempts - 1)
-            puts.append(case.put(state="closed", repair_id="", outcome="", attempts=attempts))
+            puts.append(case.put(state="closed", repair_id="", attempts=attempts))
         text = f'"{child.workflow_name}", which this workflow calls, failed; that is what is looked at.'
         return Opening(repair.repair_id, [events.notice("info", text)], puts, [repair.delete()])
 

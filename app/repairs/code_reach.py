@@ -5,10 +5,12 @@ JavaScript is judged by its syntax tree: comments do not count, escapes are read
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import gevent
 from tree_sitter import Node
 
 from app.n8n.javascript import MAX_CHARS, syntax
@@ -28,10 +30,20 @@ REACHING = NETWORK | {
     ),
     *("eval", "Function", "constructor", "__proto__", "Reflect", "Deno", "Bun", "NODE_TLS_REJECT_UNAUTHORIZED"),
     *("rejectUnauthorized", "skipSslCertificateValidation"),
+    *("getPrototypeOf", "setPrototypeOf", "getOwnPropertyDescriptor", "__lookupGetter__", "prepareStackTrace"),
+    # n8n's own: a text as an expression, a model's choice, and a way past a Wait node that asks a person.
+    *("$evaluateExpression", "$fromAI", "$fromAi", "$fromai", "resumeUrl", "resumeFormUrl", "signedResumeUrl"),
+    # Parameters, in which people type secrets: the agent sees placeholders, and an expression the values.
+    *("$parameter", "$rawParameter"),
     # By these a text is written so that nobody reads it.
     *("atob", "unescape", "fromCharCode", "fromCodePoint", "Buffer", "TextDecoder"),
 }
-TOO_LONG = "code that is too long to be looked at"
+_PARAMETERS = frozenset({"params", "parameter"})
+"""``$('Ask').params``, ``$node['Ask'].parameter``; of an item these are data."""
+_ITEM = frozenset({"$json", "json", "body", "query", "data"})
+_MEMBERS = ("member_expression", "subscript_expression")
+BUILT = "code that an expression puts together"
+TOO_LONG = "code that is too long or too deep to be looked at"
 
 _PYTHON = re.compile(
     r"\b(?:import\s+[\w.]+|from\s+[\w.]+\s+import|__\w+__|eval|exec|open|compile|getattr|setattr|globals|locals|vars"
@@ -39,6 +51,10 @@ _PYTHON = re.compile(
 )
 _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
 _MAX_DEPTH = 10
+# What stands in another such part is read with each of them: deep code of 30 KB took 20 seconds.
+_READ_WHOLE = frozenset({"template_string", "template_substitution", "binary_expression", "pair"})
+_MAX_READ_BYTES = 1_000_000
+NODES_AT_ONCE = 5_000
 
 
 @dataclass(slots=True)
@@ -58,11 +74,10 @@ class CodeReach:
 def javascript(code: str) -> CodeReach:
     """:param code: a Code node's text, or what stands between the braces of an expression."""
     found = CodeReach()
-    if len(code) > MAX_CHARS:
-        found.names.add(TOO_LONG)
+    if len(code) > MAX_CHARS or not _walk(syntax(code), found):
+        # By what it is, so that no other such code passes for it.
+        found.names.add(f"{TOO_LONG} ({_digest(code)})")
         found.texts.add(code)
-        return found
-    _walk(syntax(code), found)
     return found
 
 
@@ -71,15 +86,37 @@ def python(code: str) -> CodeReach:
     return CodeReach(names, {code})
 
 
-def _walk(root: Node, found: CodeReach) -> None:
-    waiting = [root]
+def _digest(code: str) -> str:
+    return hashlib.sha256(code.encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _walk(root: Node, found: CodeReach) -> bool:
+    """``False``: it is too deep, and was read in part."""
+    waiting, left, seen = [root], _MAX_READ_BYTES, 0
     while waiting:
         node = waiting.pop()
+        seen += 1
+        if seen % NODES_AT_ONCE == 0:
+            gevent.sleep(0)  # the loop's turn
+        if node.type in _READ_WHOLE:
+            left -= node.end_byte - node.start_byte
+            if left < 0:
+                return False
         match node.type:
             case "identifier" | "property_identifier" | "shorthand_property_identifier" | "import":
                 _name(found, _unescaped(_source(node)))
             case "subscript_expression" if (index := node.child_by_field_name("index")) is not None:
-                _name(found, _text(index))
+                said = text_of(index)
+                _name(found, said)
+                _of_node(found, said, node)
+                whole = node.child_by_field_name("object")
+                if said is None and whole is not None and whole.type == "this":
+                    # ``this['$' + name]``: in an expression all that it may use is in there.
+                    found.names.add("this")
+            case "member_expression" if (part := node.child_by_field_name("property")) is not None:
+                _of_node(found, _unescaped(_source(part)), node)
+            case "this" if node.parent is None or node.parent.type not in _MEMBERS:
+                found.names.add("this")
             case "string" | "template_string" | "binary_expression" if (operands := _operands(node)) is not None:
                 text = _joined(operands)
                 if text is not None:
@@ -91,12 +128,13 @@ def _walk(root: Node, found: CodeReach) -> None:
                 continue
             case "pair" if (key := node.child_by_field_name("key")) is not None:
                 value = node.child_by_field_name("value")
-                name = _text(key) if key.type in ("string", "computed_property_name") else _unescaped(_source(key))
+                name = text_of(key) if key.type in ("string", "computed_property_name") else _unescaped(_source(key))
                 if value is not None and name:
-                    said = _text(value)
+                    said = text_of(value)
                     found.members.add((name, _hole(value) if said is None else said))
                     _name(found, name)
         waiting += node.children
+    return True
 
 
 def _name(found: CodeReach, name: str | None) -> None:
@@ -104,7 +142,26 @@ def _name(found: CodeReach, name: str | None) -> None:
         found.names.add(name)
 
 
-def _text(node: Node, depth: int = 0) -> str | None:
+def _of_node(found: CodeReach, name: str | None, member: Node) -> None:
+    whole = member.child_by_field_name("object")
+    if name in _PARAMETERS and whole is not None and not _is_data(whole):
+        found.names.add(name)
+
+
+def _is_data(node: Node) -> bool:
+    """Whether it is a member of an item's data."""
+    for _ in range(_MAX_DEPTH):
+        named = node.child_by_field_name("property") or (node if node.type == "identifier" else None)
+        if named is not None and _source(named) in _ITEM:
+            return True
+        inner = node.child_by_field_name("object") if node.type in _MEMBERS else None
+        if inner is None:
+            break
+        node = inner
+    return False
+
+
+def text_of(node: Node, depth: int = 0) -> str | None:
     """The text that the node is, with holes; ``None`` where it is no text."""
     operands = _operands(node)
     return None if operands is None else _joined(operands, depth)
@@ -157,7 +214,7 @@ def _pieces(template: Node, depth: int) -> Iterator[str]:
         if child.type == "template_substitution":
             yield _unescaped(_between(source, template, at, child.start_byte))
             inner = child.named_children
-            text = _text(inner[0], depth + 1) if len(inner) == 1 and depth < _MAX_DEPTH else None
+            text = text_of(inner[0], depth + 1) if len(inner) == 1 and depth < _MAX_DEPTH else None
             yield _hole(child) if text is None else text
             at = child.end_byte
     yield _unescaped(_between(source, template, at, template.end_byte - 1))

@@ -9,7 +9,7 @@ from functools import partial
 
 from app.errors import BaseError, ConflictError, NotFoundError
 from app.journal import Change, Journal, NewInput, events
-from app.journal.records import Case, Registration, Repair, Rollback, Snapshot, retry_stale
+from app.journal.records import Case, Registration, Repair, RepairState, Rollback, Snapshot, retry_stale
 from app.n8n import Workflow, Workflows
 from app.n8n.workflows import canonical_hash
 from app.repairs import policy, snapshots
@@ -32,21 +32,30 @@ class Decisions:
     def approve(self, session_id: str, repair_id: str, *, by: str = PERSON) -> None:
         """Publish a waiting repair; when this returns it is published, or has failed and says so in the session.
 
-        :raises NotFoundError: no such repair in this session. :raises ConflictError: it does not wait (any more).
+        The workflow's own autonomy says what the bridge does by itself, so a person's yes counts whatever it is by now.
+        The brake is for everything: while it is on, the repair goes on waiting.
+
+        :raises NotFoundError: no such repair in this session. :raises ConflictError: it does not wait (any more), or
+            the brake is on.
         """
         with self.publication.on_workflow(self._waiting(session_id, repair_id).workflow_id) as lease:
-            repair = self._waiting(session_id, repair_id)
-            change = Change(
-                session_id=session_id,
-                events=[events.repair_decided(repair_id, "approved", by=by)],
-                puts=[moved(repair, "publishing", decided_by=by)],
-                fences=[lease],
-            )
-            self.publication.once(change)
+
+            def approved() -> None:
+                # Its turn may be ending just now, and be noting what it has cost.
+                put = moved(self._waiting(session_id, repair_id), "publishing", decided_by=by)
+                if policy.is_braked(self.journal):
+                    raise ConflictError("The brake is on, so nothing is published; the repair goes on waiting.")
+                event = events.repair_decided(repair_id, "approved", by=by)
+                self.journal.commit(Change(session_id=session_id, events=[event], puts=[put], fences=[lease]))
+
+            retry_stale(approved)
             self.publication.publish(repair_id, lease)
 
     def reject(self, session_id: str, repair_id: str, *, by: str = PERSON) -> None:
-        """Turn a waiting repair down. Raises as :meth:`approve`."""
+        """Turn a waiting repair down.
+
+        :raises NotFoundError: no such repair in this session. :raises ConflictError: it does not wait (any more).
+        """
         self.publication.end(self._waiting(session_id, repair_id), "rejected", by=by)
 
     def expire(self) -> None:
@@ -73,6 +82,8 @@ class Decisions:
             raise NotFoundError("This workflow has no error with this signature.")
         if case.state != "blocked":
             raise ConflictError("This repair is not blocked.")
+        if policy.autonomy_of(self.journal, workflow_id) == "observe":
+            raise ConflictError("This workflow is only observed now: raise its autonomy, or release the brake, first.")
         former = Repair.get(self.journal, case.repair_id) if case.repair_id else None
         if former is None:
             raise NotFoundError("There is no error to repair any more.")
@@ -104,15 +115,11 @@ class Decisions:
         :raises NotFoundError: no such workflow or snapshot. :raises ConflictError: it is like that already.
         """
         self._own(session_id, workflow_id)
-        snapshot = (
-            Snapshot.get(self.journal, snapshot_id)
-            if snapshot_id
-            else snapshots.newest_to_restore(self.journal, workflow_id)
-        )
-        if snapshot is None or snapshot.workflow_id != workflow_id:
-            raise NotFoundError("This workflow has no such snapshot.")
+        self._to_restore(workflow_id, snapshot_id)
         stopped = self._stop_repairs(session_id, workflow_id)
         with self.publication.on_workflow(workflow_id) as lease:
+            # Looked for again: a repair that was being published until now has one of its own.
+            snapshot = self._to_restore(workflow_id, snapshot_id)
             current = self.workflows.get(workflow_id)
             # Where a repair was stopped for it, its draft may have been put back by a chore in between.
             if canonical_hash(current) == snapshot.hash and not stopped:
@@ -122,18 +129,36 @@ class Decisions:
                     "Somebody has edited this workflow since its repair, and an undo would take that back, too. Name "
                     f"the snapshot ({snapshot.snapshot_id}) to restore it all the same."
                 )
-            rollback = Rollback(workflow_id=workflow_id, session_id=session_id, snapshot_id=snapshot.snapshot_id, by=by)
+            # One that n8n could not do until now gives way: this is the later word.
+            former = Rollback.get(self.journal, workflow_id)
+            rollback = Rollback(
+                version=former.version if former else 0,
+                workflow_id=workflow_id,
+                session_id=session_id,
+                snapshot_id=snapshot.snapshot_id,
+                by=by,
+                # Done later, it must not take back what somebody does until then; a trial's draft it may.
+                only_version_id="" if stopped else str(current.get("versionId", "")),
+            )
             self.publication.once(Change(puts=[rollback.put()], fences=[lease]))
             self.publication.restore(workflow_id, lease)
 
     # -- how it is done
 
+    def _to_restore(self, workflow_id: str, snapshot_id: str | None) -> Snapshot:
+        snapshot = (
+            Snapshot.get(self.journal, snapshot_id)
+            if snapshot_id
+            else snapshots.newest_to_restore(self.journal, workflow_id)
+        )
+        if snapshot is None or snapshot.workflow_id != workflow_id:
+            raise NotFoundError("This workflow has no such snapshot.")
+        return snapshot
+
     def _is_edited(self, current: Workflow, snapshot: Snapshot) -> bool:
         """Whether somebody has changed the workflow after the repair that the snapshot was taken for."""
-        found = Repair.find(self.journal, f"workflow:{snapshot.workflow_id}")
-        repair = next((r for r in found if r.state == "published" and r.snapshot_id == snapshot.snapshot_id), None)
-        known = repair.published_version_id if repair else ""
-        return bool(known) and current.get("versionId") != known
+        repair = self.publication.published_over(snapshot)
+        return repair is not None and self.publication.is_edited(repair, current)
 
     def _waiting(self, session_id: str, repair_id: str) -> Repair:
         repair = Repair.get(self.journal, repair_id)
@@ -164,10 +189,14 @@ class Decisions:
         repair = Repair.get(self.journal, found.key) if found else None
         if found is None or repair is None or repair.workflow_id != workflow_id:
             return False
+        if repair.state not in ("queued", "retrying", "running", "trying"):
+            return False  # decided, or a person's to decide; its turn is about to end
         if found.turn_id:
             self.journal.commit(Change(session_id=session_id, cancel_turn=found.turn_id))
-        elif repair.state in ("queued", "retrying", "running"):
+        else:
             # In one change, and refused where a turn has begun: the input never goes without its repair.
-            ending = self.publication.ending(repair, "failed", by=PERSON, reason="The workflow was rolled back.")
+            state: RepairState = "restoring" if repair.state == "trying" else "failed"
+            reason = "The workflow was rolled back."
+            ending = self.publication.ending(repair, "failed", by=PERSON, reason=reason, state=state)
             self.journal.commit(replace(ending, answer=input_id))
         return True

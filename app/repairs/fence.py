@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.n8n.secrets import moved_secrets
+from app.n8n.secrets import moved_secrets, placeholders
 from app.n8n.structure import is_trigger
+from app.repairs.gates import is_gate, passed_gates
 from app.repairs.reach import Reach, leaves, new_hosts, reach_of
 
 MAX_TRIES, MAX_WAIT_MS = 5, 5_000
@@ -25,12 +26,20 @@ _CHANGEABLE = {
 }
 
 # Parameters that decide more than what a node does with its data, by their own name or by the kind of their node.
-_CREDENTIAL_CHOICE = frozenset({"authentication", "genericAuthType", "nodeCredentialType", "credentialType"})
+_CREDENTIAL_CHOICE = re.compile(
+    r"(?i)^\w*authentication$|^(?:genericAuthType|nodeCredentialType|credentialType|authType)$"
+    r"|^sendCredentialsOnCrossOriginRedirect$"
+)
 _TLS = re.compile(
     r"(?i)^(?:allow|ignore|skip|disable|verify|check|reject)_?.*(?:cert|ssl|tls)|^rejectUnauthorized$"
     r"|^(?:ssl|tls|secure|insecure)(?:Mode)?$"
 )
-_CALLED_BY = frozenset({"path", "httpMethod", "multipleMethods", "responseMode", "ipWhitelist", "public"})
+_CALLED_BY = frozenset(
+    {
+        *("path", "httpMethod", "multipleMethods", "ipWhitelist", "public", "allowedOrigins"),
+        *("responseMode", "responseData"),
+    }
+)
 _SUBWORKFLOW = frozenset({"workflowId", "source", "workflowJson", "workflowPath", "workflowUrl"})
 _COMMANDS: Mapping[str, frozenset[str] | None] = {
     "executeCommand": None,
@@ -41,8 +50,11 @@ _COMMANDS: Mapping[str, frozenset[str] | None] = {
     "writeBinaryFile": None,
     "localFileTrigger": None,
     "n8n": None,
+    "git": None,
+    "merge": frozenset({"query"}),  # its SQL can run JavaScript
     "executeWorkflow": _SUBWORKFLOW,
     "toolWorkflow": _SUBWORKFLOW,
+    "retrieverWorkflow": _SUBWORKFLOW,
 }
 """Nodes that act on the server or on other workflows, with those of their parameters that say how; ``None``: all."""
 
@@ -65,10 +77,15 @@ def breaches(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Breach
     found += [Breach(f"A repair may not add a node ({_named(new[name])}).") for name in new if name not in old]
     found += [Breach(f'A repair may not remove a node ("{_cut(name)}").') for name in old if name not in new]
     found += [Breach(f"A repair may not bring in a new host ({host}).") for host in new_hosts(before, after)]
+    found += [
+        Breach(f'A repair may not lead to "{_cut(node)}" past "{_cut(gate)}", which decides whether it runs.')
+        for gate, node in passed_gates(before, after)
+    ]
     for name, node in new.items():
         if name in old:
             found += _node(_cut(name), old[name], node)
-        found += _reach(_cut(name), reach_of(old.get(name, {})), reach_of(node))
+        if node.get("parameters") != old.get(name, {}).get("parameters"):
+            found += _reach(_cut(name), reach_of(old.get(name, {})), reach_of(node), _has_secrets(node))
     unique = {breach.rule: breach for breach in found}
     return sorted(unique.values(), key=lambda breach: not breach.never)[:MAX_BREACHES]
 
@@ -94,6 +111,9 @@ def _node(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator
     for key, limit in (("maxTries", MAX_TRIES), ("waitBetweenTries", MAX_WAIT_MS)):
         if new.get(key) != old.get(key) and not _within(new.get(key), limit):
             yield Breach(f'"{key}" of "{name}" may be at most {limit}.', never=True)
+    goes_on = any(old.get(key) != new.get(key) for key in ("onError", "continueOnFail"))
+    if is_gate(old) and (goes_on or not is_gate(new)):
+        yield Breach(f'A repair may not let "{name}", which decides whether others run, go on without a decision.')
     yield from _parameters(name, old, new)
 
 
@@ -101,15 +121,16 @@ def _parameters(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> It
     before, after = _flat(old), _flat(new)
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) != after.get(path):
-            key = (after.get(path) or before[path])[0]
-            if what := _decides(new, key):
+            keys = {name for side in (before, after) for name in side.get(path, ((), None))[0]}
+            what = next(filter(None, (_decides(new, key) for key in sorted(keys))), "")
+            if what:
                 yield Breach(f'A repair may not change {what} of the node "{name}" ("{_cut(path)}").')
 
 
 def _decides(node: Mapping[str, Any], key: str) -> str:
     """What the parameter ``key`` decides that is not a repair's to change; empty for an ordinary one."""
     kind = kind_of(node)
-    if key in _CREDENTIAL_CHOICE:
+    if _CREDENTIAL_CHOICE.search(key):
         return "which credential is used by"
     if _TLS.search(key):
         return "how TLS is checked by"
@@ -120,7 +141,10 @@ def _decides(node: Mapping[str, Any], key: str) -> str:
     return ""
 
 
-def _reach(name: str, old: Reach, new: Reach) -> Iterator[Breach]:
+def _reach(name: str, old: Reach, new: Reach, has_secrets: bool) -> Iterator[Breach]:
+    if has_secrets:
+        for host in sorted(new.asked - old.asked):
+            yield Breach(f'A repair may not send what "{name}" signs in with to another host ({_cut(host)}).')
     for place in sorted(new.run_time - old.run_time):
         yield Breach(f'A repair may not leave it to the run which host "{name}" asks ({_cut(place)}).')
     for used in sorted(new.names - old.names):
@@ -128,18 +152,17 @@ def _reach(name: str, old: Reach, new: Reach) -> Iterator[Breach]:
 
 
 def kind_of(node: Mapping[str, Any]) -> str:
-    """The last part of its type: ``httpRequest``."""
-    return str(node.get("type", "")).rpartition(".")[2]
+    """The last part of its type: ``httpRequest``, for an AI agent's ``httpRequestTool`` too."""
+    return str(node.get("type", "")).rpartition(".")[2].removesuffix("Tool")
 
 
-def _flat(node: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """Name and value by path; a value inside a resource locator has the locator's name."""
-    found: dict[str, tuple[str, Any]] = {}
-    for key, value in (node.get("parameters") or {}).items():
-        for path, name, leaf in leaves(value, str(key)):
-            inside = isinstance(value, Mapping) and "__rl" in value
-            found[path] = (str(key) if inside or key in _SUBWORKFLOW else name, leaf)
-    return found
+def _flat(node: Mapping[str, Any]) -> dict[str, tuple[tuple[str, str], Any]]:
+    """Names and value by path: its own and that of the parameter that it stands in."""
+    return {
+        path: ((str(key), name), leaf)
+        for key, value in (node.get("parameters") or {}).items()
+        for path, name, leaf in leaves(value, str(key))
+    }
 
 
 def _by_name(workflow: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -148,6 +171,10 @@ def _by_name(workflow: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def _within(value: Any, high: int) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= high)
+
+
+def _has_secrets(node: Mapping[str, Any]) -> bool:
+    return bool(node.get("credentials") or placeholders(node.get("parameters")))
 
 
 def _named(node: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from app.repairs.states import moved
 
 LOOK_AGAIN_S = 15.0
 GOES_ON_S = 3_600.0
-"""A repetition that has not ended after so long counts as failed."""
+"""A repetition that has not ended after so long is left to a person: another one beside it might do all twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +69,25 @@ class Outages:
         number = repair.retries
         run_id = str(repair.report["execution"]["id"])
         tried = self.workflows.run_again(repair.workflow_id, execution_id=run_id, number=number, fences=fences)
-        if tried.outcome == "running" and not _is_late(repair, self.pauses_s[: number + 1]):
-            return Step([], [], LOOK_AGAIN_S)
+        if tried.outcome == "running":
+            if not _is_late(repair, self.pauses_s[: number + 1]):
+                return Step([], [], LOOK_AGAIN_S)
+            # It may be past the node that had failed, in a Wait node of days for instance.
+            text = f"The failed run was repeated, and run {tried.execution_id} goes on still; look at it in n8n."
+            put = moved(repair, "not_a_bug", reason=text, trial_run_id=tried.execution_id or "")
+            told = events.notice("warning", text, repair_id=repair.repair_id)
+            return Step([told], [put, *self._close(repair, "not_a_bug")])
         if tried.outcome == "verified":
             text = f"The service is back: the failed run was repeated, and run {tried.execution_id} succeeded."
             put = moved(repair, "not_a_bug", reason=text, trial_run_id=tried.execution_id or "")
             told = events.notice("info", text, repair_id=repair.repair_id)
             # As if nothing had been: its next failure is looked at anew.
             return Step([told], [put, *self._close(repair, "")])
-        if tried.outcome in ("failed", "running") and number + 1 < len(self.pauses_s):
+        if tried.outcome == "failed" and number + 1 < len(self.pauses_s):
             return Step([], [repair.put(retries=number + 1)], self.pauses_s[number + 1])
         reason = (
             f"The service stayed away: {number + 1} repetitions of the failed run did not help. Look at the service, "
-            f"then run it again in n8n. Last: {tried.reason or 'it has not ended'}"
+            f"then run it again in n8n. Last: {tried.reason}"
         )
         told = events.repair_failed(repair.workflow_id, reason, repair_id=repair.repair_id)
         return Step([told], [moved(repair, "failed", reason=reason), *self._close(repair, "not_a_bug")])

@@ -11,7 +11,7 @@ from app.journal.records import Repair
 DAY_S = 86_400.0
 HOUR_S = 3_600.0
 LOOKED_AT = 100
-"""Of a workflow's repairs, the newest; most of them have an agent."""
+"""At least, of those that an agent was begun for; the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,10 @@ class Pace:
         """
         if self.per_workflow:
             now_s = time.time()
-            others = Repair.find(journal, f"workflow:{repair.workflow_id}", limit=LOOKED_AT)
-            begun = sorted(r.times["running"] for r in others if now_s - r.times.get("running", 0.0) < DAY_S)
+            # Not of all repairs: each new error text makes one that waits, and they would crowd out what has begun.
+            limit = max(LOOKED_AT, 2 * self.per_workflow)
+            others = Repair.find(journal, f"begun:{repair.workflow_id}", limit=limit)
+            begun = sorted(r.times["running"] for r in others if now_s - r.times["running"] < DAY_S)
             if len(begun) >= self.per_workflow:
                 why = f"{self.per_workflow} repairs of this workflow began within a day"
                 return max(1.0, begun[-self.per_workflow] + DAY_S - now_s), why

@@ -53,6 +53,11 @@ def autonomy_of(journal: Journal, workflow_id: str) -> Autonomy:
     return effective_autonomy(journal, registration.autonomy) if registration else "observe"
 
 
+def is_braked(journal: Journal) -> bool:
+    """Whether the brake forbids every write of a repair, one that a person has approved as well."""
+    return effective_autonomy(journal, "auto") in ("observe", "suggest")
+
+
 # -- taking an error
 
 

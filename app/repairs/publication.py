@@ -25,8 +25,8 @@ from app.errors import (
     StaleDocumentError,
     WorkflowNotFoundError,
 )
-from app.journal import Change, Journal, Lease, events
-from app.journal.records import Case, Repair, RepairState, Rollback, Snapshot
+from app.journal import Change, Journal, Lease, Put, events
+from app.journal.records import Case, Repair, RepairState, Rollback, Snapshot, retry_stale
 from app.n8n import Workflow, Workflows
 from app.n8n.errors import N8nConflictError, N8nRefusedError
 from app.n8n.secret_boundary import SecretLostError
@@ -37,6 +37,7 @@ from app.telemetry.redaction import redact_text
 
 BRIDGE = "bridge"
 WORKFLOW_WAIT_S = 5.0
+_EDITED = "It is not undone: somebody has edited the workflow since. Look at it, and undo it yourself."
 _DEFAULTS: dict[str, str | int] = {
     "timezone": "DEFAULT",
     "saveDataErrorExecution": "DEFAULT",
@@ -97,6 +98,9 @@ class Publication:
         try:
             current = self.workflows.get(repair.workflow_id)
             version_id = repair.trial_version_id
+            if self._is_stopped(repair, current):
+                self._break_off(repair, "The brake was put on before it was published.", lease)
+                return
             if not version_id:
                 snapshot_id = self.snapshot(current, cause="repair", for_write=repair_id, fences=[lease])
                 if repair.snapshot_id != snapshot_id:
@@ -106,6 +110,9 @@ class Publication:
                     repair.workflow_id, repair.proposal or {}, base_version_id=repair.base_version_id, fences=[lease]
                 )
                 version_id = str(written["versionId"])
+            elif version_id not in (current.get("versionId"), current.get("activeVersionId")):
+                # n8n would publish it all the same: over what somebody has saved, or published, since the trial.
+                raise ConflictError("The workflow was changed meanwhile.")
             self._activate(current, version_id, lease)
         except WorkflowNotFoundError:
             self.end(repair, "failed", by=BRIDGE, reason="The workflow does not exist any more.")
@@ -119,18 +126,39 @@ class Publication:
             return
         except (N8nRefusedError, N8nConflictError) as exc:
             # It will never be taken as it is.
-            ending = self.ending(repair, "failed", by=BRIDGE, reason=exc.detail, state="restoring")
-            self._tell(replace(ending, fences=[lease]))
-            with suppress(N8nError):
-                self._end_restoring(repair_id, lease)
+            self._break_off(repair, exc.detail, lease)
             return
-        puts = [moved(repair, "published", published_version_id=version_id)]
-        case = Case.get(self.journal, repair.case_key)
-        if case is not None:
-            puts.append(case.put(**policy.closing("published", now_s=time.time())))
-        event = events.repair_published(repair_id, repair.snapshot_id)
-        self._tell(Change(session_id=repair.session_id, events=[event], puts=puts, fences=[lease]))
+
+        def published() -> Change:
+            same = self._same(repair)
+            puts = [moved(same, "published", published_version_id=version_id)]
+            event = events.repair_published(repair_id, same.snapshot_id)
+            puts += self._closing(same, "published")
+            return Change(session_id=same.session_id, events=[event], puts=puts, fences=[lease])
+
+        self._insist(published)
         log.info("repair published", extra={"workflowId": repair.workflow_id, "sessionId": repair.session_id})
+
+    def _is_stopped(self, repair: Repair, current: Workflow) -> bool:
+        """Whether the brake forbids to begin with it now; what runs already, or is written, is brought to its end."""
+        if repair.trial_version_id:
+            begun = repair.trial_version_id == current.get("activeVersionId")
+        else:
+            begun = repair.base_version_id != current.get("versionId")
+        if begun:
+            return False
+        if repair.decided_by == BRIDGE:
+            return policy.autonomy_of(self.journal, repair.workflow_id) != "auto"
+        return policy.is_braked(self.journal)
+
+    def _break_off(self, repair: Repair, reason: str, lease: Lease) -> None:
+        def broken_off() -> Change:
+            ending = self.ending(self._same(repair), "failed", by=BRIDGE, reason=reason, state="restoring")
+            return replace(ending, fences=[lease])
+
+        self._insist(broken_off)
+        with suppress(N8nError):
+            self._end_restoring(repair.repair_id, lease)
 
     def put_back(self, repair: Repair, fences: Sequence[Lease]) -> str:
         """The workflow's draft as it was before the repair's trial; returns its version. A later edit of somebody else
@@ -175,53 +203,91 @@ class Publication:
         self._tell(change)
 
     def restore(self, workflow_id: str, lease: Lease) -> None:
+        """Go on with the undo that was decided for this workflow; safe to call again, by whoever holds its ``lease``.
+
+        :raises ConflictError: somebody has saved the workflow in this very moment; it is left as it is.
+        :raises N8nError: n8n cannot do it now; it stays to be done.
+        """
         rollback = Rollback.get(self.journal, workflow_id)
-        snapshot = Snapshot.get(self.journal, rollback.snapshot_id) if rollback else None
-        if rollback is None or snapshot is None:
+        if rollback is None:
+            return
+        snapshot = Snapshot.get(self.journal, rollback.snapshot_id)
+        if snapshot is None:
+            self._drop(rollback, "error", "The undo failed: its snapshot is not kept any more.", lease)
+            return
+        if rollback.by == BRIDGE and policy.autonomy_of(self.journal, workflow_id) in ("observe", "suggest"):
+            self._drop(rollback, "warning", "The repair is not undone: its autonomy was lowered meanwhile.", lease)
             return
         try:
             self._write_snapshot(rollback, snapshot, lease)
         except (N8nRefusedError, N8nConflictError, WorkflowNotFoundError, SecretLostError) as exc:
-            # It will never be done: an intent that stayed would be in the way of every other undo.
-            told = events.notice("error", f"The undo failed: {redact_text(exc.detail)}")
-            self._tell(
-                Change(session_id=rollback.session_id, events=[told], deletes=[rollback.delete()], fences=[lease])
-            )
+            self._drop(rollback, "error", f"The undo failed: {redact_text(exc.detail)}", lease)
             raise
+
+    def _drop(self, rollback: Rollback, level: Literal["warning", "error"], text: str, lease: Lease) -> None:
+        """It will never be done: an intent that stayed would be in the way of every other undo."""
+        told = events.notice(level, text)
+        change = Change(session_id=rollback.session_id, events=[told], deletes=[rollback.delete()], fences=[lease])
+        self._tell(change)
 
     def _write_snapshot(self, rollback: Rollback, snapshot: Snapshot, lease: Lease) -> None:
         workflow_id = rollback.workflow_id
         current = self.workflows.get(workflow_id)
         if rollback.only_version_id not in ("", current.get("versionId")) and canonical_hash(current) != snapshot.hash:
-            text = "The repair is not undone: somebody has edited the workflow since. Look at it, and undo it yourself."
-            told = events.notice("warning", text)
-            self._tell(
-                Change(session_id=rollback.session_id, events=[told], deletes=[rollback.delete()], fences=[lease])
-            )
-            return
+            repair = self.published_over(snapshot)
+            if repair is None or self.is_edited(repair, current):
+                self._drop(rollback, "warning", _EDITED, lease)
+                return
         if canonical_hash(current) != snapshot.hash:
             name = f"rollback:{current.get('versionId')}"
-            self.snapshot(current, cause="rollback", for_write=name, fences=[lease])
+            self.snapshot(current, cause="rollback", for_write=name, fences=[lease], keep=snapshot.snapshot_id)
             base, body = str(current.get("versionId", "")), editable(snapshot.workflow)
             if self.workflows.connected:
                 # n8n merges settings: one that came since goes only by its default, which n8n does not keep.
                 come = (current.get("settings") or {}).keys() & _DEFAULTS.keys() - body["settings"].keys()
                 body["settings"] = {**body["settings"], **{key: _DEFAULTS[key] for key in come}}
-            written = self.workflows.put_draft(workflow_id, body, base_version_id=base, fences=[lease])
+            try:
+                written = self.workflows.put_draft(workflow_id, body, base_version_id=base, fences=[lease])
+            except SecretLostError:
+                raise
+            except ConflictError:
+                self._drop(rollback, "warning", _EDITED, lease)
+                raise
             current = {**current, "versionId": written["versionId"]}
         self._activate(current, str(current.get("versionId", "")), lease)
-        puts = []
-        for repair in Repair.find(self.journal, f"workflow:{workflow_id}"):
-            if repair.state == "published" and repair.snapshot_id == snapshot.snapshot_id:
+
+        def rolled_back() -> Change:
+            puts = []
+            repair = self.published_over(snapshot)
+            if repair is not None:
                 puts.append(moved(repair, "rolled_back"))
                 case = Case.get(self.journal, repair.case_key)
                 if case is not None and case.state == "closed":
-                    puts.append(case.put(**policy.closing("rolled_back", now_s=time.time())))
-        event = events.rolled_back(workflow_id, snapshot.snapshot_id, by=rollback.by)
-        change = Change(
-            session_id=rollback.session_id, events=[event], puts=puts, deletes=[rollback.delete()], fences=[lease]
-        )
-        self._tell(change)
+                    puts += self._closing(repair, "rolled_back")
+            event = events.rolled_back(workflow_id, snapshot.snapshot_id, by=rollback.by)
+            gone = [rollback.delete()]
+            return Change(session_id=rollback.session_id, events=[event], puts=puts, deletes=gone, fences=[lease])
+
+        self._insist(rolled_back)
+
+    def published_over(self, snapshot: Snapshot) -> Repair | None:
+        """The published repair that the snapshot was taken for."""
+        found = Repair.find(self.journal, f"workflow:{snapshot.workflow_id}")
+        return next((r for r in found if r.state == "published" and r.snapshot_id == snapshot.snapshot_id), None)
+
+    def is_edited(self, repair: Repair, current: Workflow) -> bool:
+        """Whether somebody has changed the workflow after this repair was published.
+
+        :param current: as it is. A trial that was put back since has left another version of the same.
+        """
+        if current.get("versionId") == repair.published_version_id:
+            return False
+        try:
+            # On the base of no version: found where it is, never written.
+            self.workflows.put_draft(repair.workflow_id, repair.proposal or {}, base_version_id="")
+        except ConflictError:
+            return True
+        return False
 
     def _activate(self, workflow: Workflow, version_id: str, lease: Lease) -> None:
         """Make a version the one that runs, where the workflow runs at all: a repair switches nothing on."""
@@ -229,16 +295,26 @@ class Publication:
             self.workflows.publish(str(workflow["id"]), version_id=version_id, fences=[lease])
 
     def snapshot(
-        self, workflow: Workflow, *, cause: Literal["repair", "rollback"], for_write: str, fences: Sequence[Lease]
+        self,
+        workflow: Workflow,
+        *,
+        cause: Literal["repair", "rollback"],
+        for_write: str,
+        fences: Sequence[Lease],
+        keep: str = "",
     ) -> str:
-        """Keep ``workflow`` as it is before the write named ``for_write``; returns the snapshot's id."""
-        snapshot_id, puts, deletes = snapshots.take(self.journal, workflow, cause=cause, for_write=for_write)
+        """Keep ``workflow`` as it is before the write named ``for_write``; returns the snapshot's id.
+
+        :param keep: id of one that is not pushed out.
+        """
+        snapshot_id, puts, deletes = snapshots.take(self.journal, workflow, cause=cause, for_write=for_write, keep=keep)
         if puts:
             self.journal.commit(Change(puts=puts, deletes=deletes, fences=fences))
         return snapshot_id
 
     def end(self, repair: Repair, outcome: str, *, by: str, reason: str = "") -> None:
-        self._tell(self.ending(repair, outcome, by=by, reason=reason))
+        """:raises ConflictError: somebody else has brought it further."""
+        self._insist(lambda: self.ending(self._same(repair), outcome, by=by, reason=reason))
 
     def ending(
         self, repair: Repair, outcome: str, *, by: str, reason: str = "", state: RepairState = "failed"
@@ -251,10 +327,35 @@ class Publication:
         )
         to: RepairState = "rejected" if outcome == "rejected" else "expired" if outcome == "expired" else state
         puts = [moved(repair, to, decided_by=repair.decided_by or by, reason=reason)]
+        return Change(session_id=repair.session_id, events=[event], puts=[*puts, *self._closing(repair, outcome)])
+
+    def _closing(self, repair: Repair, outcome: str) -> list[Put]:
         case = Case.get(self.journal, repair.case_key)
-        if case is not None and case.repair_id == repair.repair_id:
-            puts.append(case.put(**policy.closing(outcome, now_s=time.time())))
-        return Change(session_id=repair.session_id, events=[event], puts=puts)
+        if case is None or case.repair_id != repair.repair_id:
+            return []
+        return [case.put(**policy.closing(outcome, now_s=time.time()))]
+
+    def _same(self, repair: Repair) -> Repair:
+        """As it is now: what its turn has cost may be noted meanwhile.
+
+        :raises ConflictError: somebody else has brought it further.
+        """
+        fresh = Repair.get(self.journal, repair.repair_id)
+        if fresh is None or fresh.state != repair.state:
+            raise ConflictError("It was decided already.")
+        return fresh
+
+    def _insist(self, made: Callable[[], Change]) -> None:
+        """:meth:`_tell` what ``made`` says, made anew while other errors of its case are counted in between."""
+
+        def write() -> None:
+            change = made()
+            try:
+                self.journal.commit(change)
+            except SessionNotFoundError:
+                self.journal.commit(replace(change, session_id=None, events=()))
+
+        retry_stale(write)
 
     def _tell(self, change: Change) -> None:
         """Commit what has come to pass, also where its session was closed meanwhile and nobody can be told."""

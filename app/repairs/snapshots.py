@@ -14,11 +14,17 @@ KEEP = 20
 
 
 def take(
-    journal: Journal, workflow: Workflow, *, cause: Literal["repair", "chat", "rollback"], for_write: str
+    journal: Journal,
+    workflow: Workflow,
+    *,
+    cause: Literal["repair", "chat", "rollback"],
+    for_write: str,
+    keep: str = "",
 ) -> tuple[str, list[Put], list[Delete]]:
     """The snapshot to store before ``workflow`` is overwritten, and the old ones that it pushes out.
 
     :param for_write: names the write that comes next; the same write takes the same snapshot, once.
+    :param keep: id of one that is not pushed out: it is about to be restored.
     :returns: its id, and what to commit.
     """
     workflow_id = str(workflow["id"])
@@ -34,7 +40,7 @@ def take(
         workflow=workflow,
     )
     older = Snapshot.find(journal, f"workflow:{workflow_id}", limit=KEEP + 10)[KEEP - 1 :]
-    return snapshot_id, [snapshot.put()], [old.delete() for old in older]
+    return snapshot_id, [snapshot.put()], [old.delete() for old in older if old.snapshot_id != keep]
 
 
 def newest_to_restore(journal: Journal, workflow_id: str) -> Snapshot | None:

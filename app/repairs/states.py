@@ -32,13 +32,13 @@ TABLE: Mapping[RepairState, State] = {
             "running": "the agent is asked",
             "retrying": "a service is away",
             "not_a_bug": "credentials, a quota, or a run that must not be repeated",
-            "failed": "unknown workflow, undo, end of the session",
+            "failed": "unknown workflow, undo, only observed by now, end of the session",
         },
     ),
     "retrying": State(
         "a service was away: the failed run is repeated after 5 min, 30 min and 2 h, the workflow is left as it is",
         {
-            "not_a_bug": "the run went through",
+            "not_a_bug": "the run went through, or goes on still",
             "failed": "the service stayed away, undo, end of the session",
         },
     ),
@@ -75,7 +75,7 @@ TABLE: Mapping[RepairState, State] = {
         {
             "published": "n8n runs it",
             "failed": "somebody else changed the workflow meanwhile",
-            "restoring": "n8n refuses it",
+            "restoring": "n8n refuses it, or the brake was put on",
         },
     ),
     "restoring": State("the trial's draft is still to be put back", {"failed": "it is as it was"}),
@@ -102,7 +102,8 @@ def moved(repair: Repair, state: RepairState, **changes: Any) -> Put:
     """
     if state not in TABLE[repair.state].next:
         raise RuntimeError(f"a repair does not go from {repair.state} to {state}")
-    return repair.put(state=state, entered=True, times={state: round(time.time(), 3), **repair.times}, **changes)
+    times = {**repair.times, state: repair.times.get(state, round(time.time(), 3))}  # in the order of their coming
+    return repair.put(state=state, entered=True, times=times, **changes)
 
 
 def diagram() -> str:

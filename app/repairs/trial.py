@@ -121,7 +121,10 @@ class Proposer:
     ) -> NoReturn:
         """What a person may allow is kept, to be asked for should the agent find nothing better."""
         rules, advice = [breach.rule for breach in breaches], ""
-        if not any(breach.never for breach in breaches):
+        if self.workflows.has_foreign_draft(repair.workflow_id):
+            # A person who allowed it would publish that draft with it, and has not been shown it.
+            advice = "Somebody has an unpublished draft in n8n, so nobody is asked for it."
+        elif not any(breach.never for breach in breaches):
             proposed["beyond"] = {**made, "asked": rules}
             advice = "If you end without a better proposal, the person is asked for this one."
         self.journal.commit(Change(puts=[repair.put(**proposed)], fences=[lease]))
@@ -154,8 +157,7 @@ class Proposer:
             if self._is_stopped(repair):
                 return self._withdraw(repair, turn_id, fences)
             if trial.outcome == "verified" and policy.autonomy_of(self.journal, repair.workflow_id) == "auto":
-                self._publish(repair, trial, turn_id, fences, held)
-                return f"Verified by the run {trial.execution_id} and published. The repair is done."
+                return self._publish(repair, trial, turn_id, fences, held)
             base_version_id = self.publication.put_back(repair, fences)
             changes = {"base_version_id": base_version_id, "trial_run_id": trial.execution_id or ""}
             if trial.outcome == "failed":
@@ -199,7 +201,7 @@ class Proposer:
 
     # -- what follows from it
 
-    def _publish(self, repair: Repair, trial: Trial, turn_id: str, fences: list[Lease], held: Lease) -> None:
+    def _publish(self, repair: Repair, trial: Trial, turn_id: str, fences: list[Lease], held: Lease) -> str:
         execution_id = trial.execution_id or ""
         change = Change(
             session_id=repair.session_id,
@@ -209,6 +211,10 @@ class Proposer:
         )
         self.journal.commit(change)
         self.publication.publish(repair.repair_id, held)
+        ended = _fresh(self.journal, repair.repair_id)
+        if ended.state != "published":
+            return f"Verified by the run {execution_id}, and not published: {ended.reason} You are done."
+        return f"Verified by the run {execution_id} and published. The repair is done."
 
     def _failed(self, repair: Repair, changes: dict[str, Any], trial: Trial, turn_id: str, fences: list[Lease]) -> str:
         event = events.repair_unverified(repair.repair_id, f"The trial failed: {trial.reason}", turn_id=turn_id)
@@ -273,7 +279,11 @@ class Proposer:
 def _cannot_try(repair: Repair, base: Workflow, wanted: Workflow, changes: Sequence[Mapping[str, Any]]) -> str:
     """Why running the failed run again would prove nothing, or may not be done; empty: it may be tried."""
     node_name = repair.report.get("nodeName")
-    return proof.cannot_prove(changes, wanted, node_name) or proof.may_not_repeat(find_node(base, name=node_name))
+    return (
+        proof.cannot_prove(changes, wanted, node_name)
+        or proof.may_not_repeat(find_node(base, name=node_name))
+        or proof.may_not_try(base, wanted, node_name)
+    )
 
 
 def is_called_by_trial(journal: Journal, parent_run_id: str, workflow_id: str) -> bool:

@@ -315,7 +315,7 @@ class _Turn:
 
     def resume_trial(self) -> bool:
         """Go on with the trial that a lost turn began; tells whether that ends the turn."""
-        self._proposer.go_on(self._claim.input.key, turn_id=self._turn_id, lease=self._claim.lease)
+        retry_stale(lambda: self._proposer.go_on(self._claim.input.key, turn_id=self._turn_id, lease=self._claim.lease))
         return self._repair().state not in ("running", "trying")
 
     def _repair(self) -> Repair:

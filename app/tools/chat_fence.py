@@ -39,10 +39,21 @@ _NAMED: Mapping[str, str] = {
     "localFileTrigger": _FILES,
     "executeWorkflow": _SUB,
     "toolWorkflow": _SUB,
+    "retrieverWorkflow": _SUB,
+    "git": r"\bgit\b|\brepositor(?:y|ies)\b",
     "n8n": r"\bn8n[- ](?:node|api)\b|n8n's (?:own )?api",
 }
 """Nodes that act on the server or reach other workflows, with the words by which a person asks for one."""
-_SUBWORKFLOWS = ("executeWorkflow", "toolWorkflow")
+_ENGLISH = frozenset(
+    {
+        *("process", "global", "import", "open", "compile", "Function", "constructor", "require", "fetch", "helpers"),
+        *("params", "parameter", "this", "Buffer", "eval", "exec", "requests", "vars", "locals", "globals", "socket"),
+    }
+)
+_OF_N8N = frozenset(
+    {"json", "node", "input", "item", "first", "last", "body", "query", "headers", "params", "https", "http"}
+)
+_SUBWORKFLOWS = ("executeWorkflow", "toolWorkflow", "retrieverWorkflow")
 
 
 class ChatFence:
@@ -90,11 +101,18 @@ class ChatFence:
         for host in new_hosts(before, after):
             if not self._names_host(host.removesuffix(WITHOUT_TLS)):
                 yield f"The person has not named the host {host}, and text of others has been read here."
-        old = {str(node.get("name")): reach_of(node).names for node in before.get("nodes") or []}
+        old = {str(node.get("name")): node for node in before.get("nodes") or []}
         for node in after["nodes"]:
-            for used in sorted(reach_of(node).names - old.get(str(node.get("name")), set())):
-                if used.lower() not in self._said():
+            was, now = reach_of(old.get(str(node.get("name")), {})), reach_of(node)
+            for used in sorted(now.names - was.names):
+                if not self._names_code(used):
                     yield f"The person has not asked for code that uses {used}, and text of others has been read here."
+            for place in sorted(now.run_time - was.run_time):
+                if not self._names_parts(place):
+                    yield (
+                        f"The person has not named what makes up the address {place[:80]}, and text of others has been "
+                        "read here."
+                    )
 
     def _names_host(self, host: str) -> bool:
         """Whether the person wrote it, or a domain that it belongs to."""
@@ -103,6 +121,19 @@ class ChatFence:
         if not re.fullmatch(r"[a-z0-9.\-]+", host) or labels[-1].isdigit():
             domains = [host]  # a number, or with a port: only as it is
         return any(re.search(rf"(?<![\w.\-]){re.escape(one)}(?![\w\-]|\.\w)", self._said()) for one in domains)
+
+    def _names_code(self, used: str) -> bool:
+        """Whether the person wrote it, as a word of its own; one that is a word of English, as code."""
+        name = re.escape(used.lower())
+        if used in _ENGLISH:
+            return bool(re.search(rf"[`'\"]{name}[`'\"(]|(?<![\w$.]){name}(?:\(|\.\w)", self._said()))
+        return bool(re.search(rf"(?<![\w$]){name}(?!\w)", self._said()))
+
+    def _names_parts(self, place: str) -> bool:
+        """Whether the person wrote all that is not n8n's own in an address that only a run knows."""
+        address = place.partition(": ")[2] or place
+        parts = set(re.findall(r"\w+", address.lower())) - _OF_N8N
+        return all(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", self._said()) for part in parts)
 
     def _is_tainted(self) -> bool:
         """Whether text that others wrote has come into this session: by an error, or by a tool that shows a run."""

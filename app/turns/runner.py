@@ -17,6 +17,8 @@ from app.journal import Journal, Lease
 from app.telemetry import metrics
 from app.turns.turn import KILL_S, LOOK_S, RunningTurn, Turns
 
+ROOM_S = 0.004
+"""A worker waits so long for each turn that it runs, so that one with fewer takes the next."""
 log = logging.getLogger(__name__)
 
 
@@ -75,6 +77,8 @@ class Runner:
                     # This process was paused: it must not take over from itself before it has renewed its leases.
                     watch.wait(self._lease_s / 10)
                     continue
+                if self._running:
+                    gevent.sleep(ROOM_S * len(self._running))
                 try:
                     claim = self._journal.claim(self._holder, ttl_s=self._lease_s)
                 except BaseError as exc:

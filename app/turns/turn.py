@@ -18,6 +18,7 @@ from gevent.event import Event as GreenEvent
 from app.agents import Agent, AgentEvent, Finished, TurnRequest
 from app.errors import BaseError, JournalUnavailableError, LeaseLostError, SessionNotFoundError, StaleDocumentError
 from app.journal import Change, Claim, Input, Journal, Lease, NewEvent, Postpone, Put, StartInput, Watch, events
+from app.journal.records import retry_stale
 from app.repairs.attempt import Attempts, Opening
 from app.telemetry import context, metrics
 from app.telemetry.redaction import redact_text
@@ -235,18 +236,46 @@ class Turns:
             error=error,
             repair_id=opening.repair_id if opening else None,
         )
-        if outcome == "interrupted":
-            later = Postpone(claim.input.input_id, AWAY_S) if running.stop == "n8n_away" else None
-            output.finish([end], park=StartInput(claim.input.input_id, None, running.takeovers), postpone=later)
-        else:
+        input_id = claim.input.input_id
+
+        def finish() -> None:
+            if outcome == "interrupted":
+                puts: list[Put] = []
+                later: Postpone | None = None
+                if opening is not None and running.stop == "n8n_away":
+                    puts, later_s = self.attempts.put_off(opening.repair_id)
+                    later = Postpone(input_id, later_s)
+                output.finish([end], puts=puts, park=StartInput(input_id, None, running.takeovers), postpone=later)
+                return
             more: tuple[list[NewEvent], list[Put]] = ([], [])
             if opening is not None:
                 reason = "It was cancelled." if outcome == "cancelled" else error or "The agent proposed no change."
                 more = self.attempts.conclude(
                     opening.repair_id, reason=reason, turn_id=turn_id, completed=outcome == "completed"
                 )
-            output.finish([*more[0], end], puts=more[1], answer=claim.input.input_id)
+            output.finish([*more[0], end], puts=more[1], answer=input_id)
+
+        self._insist(running, finish)
         self._tell_end(running, outcome, error)
+
+    def _insist(self, running: RunningTurn, finish: Callable[[], None]) -> None:
+        """Make a turn's last change anew while other errors of its case are counted in between: without it the turn
+        would be taken for lost, and its agent asked once more.
+
+        :raises StaleDocumentError: its input was answered, or its session ended, meanwhile.
+        """
+
+        def write() -> StaleDocumentError | None:
+            try:
+                finish()
+            except StaleDocumentError as exc:
+                if self._input_of(running) is not None:
+                    raise
+                return exc
+            return None
+
+        if (answered := retry_stale(write)) is not None:
+            raise answered
 
     @staticmethod
     def _tell_end(running: RunningTurn, outcome: str, error: str | None) -> None:

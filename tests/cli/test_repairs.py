@@ -52,10 +52,11 @@ def test_it_tells_what_by_whom_proven_by_what_when_and_for_how_much(tmp_path: Pa
     assert told.returncode == 0, told.stderr
     lines = told.stdout.splitlines()
     assert lines[0].startswith("r1  Invoices ")
+    assert lines[0].endswith("(w1), session s1")
     assert "\x1b" not in told.stdout
     assert "\u202e" not in told.stdout
     assert lines[1] == "  published: workflow_bug, attempt 1, 0.0225 USD"
-    assert "queued 2026-09-21 14:13:20, running 2026-09-21 14:13:21" in told.stdout
+    assert "queued 2026-09-21 14:13:20, running 2026-09-21 14:13:21, published 2" in told.stdout
     assert "decided by the bridge, proven by run 17" in told.stdout
     assert '~ "Ask" parameters.url: "a" → "b"' in told.stdout
     assert "refused: Bash: There is no such tool in this turn." in told.stdout
@@ -69,7 +70,26 @@ def test_scripts_get_json_and_one_workflows_only(tmp_path: Path) -> None:
 
     assert json.loads(line) == json.loads(shown.stdout)
     assert json.loads(line)["costUsd"] == 0.0225
+    assert json.loads(line)["sessionId"] == "s1"
     assert flask(tmp_path / "journal.db", "list", "--workflow=w2").stdout == ""
     unknown = flask(tmp_path / "journal.db", "show", "r2")
     assert unknown.returncode == 1
     assert "no repair with this id" in unknown.stderr
+
+
+def test_where_there_is_no_journal_that_is_said_and_none_is_made(tmp_path: Path) -> None:
+    told = flask(tmp_path / "journal.db")
+
+    assert (told.returncode, told.stdout) == (1, "")
+    assert f"no journal at {tmp_path / 'journal.db'} (JOURNAL_PATH)" in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").write_bytes(b"no database, whatever its name says. " * 500)
+
+    told = flask(tmp_path / "journal.db")
+
+    assert told.returncode == 1
+    assert "Traceback" not in told.stderr
+    assert "flask doctor" in told.stderr

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.redis import RedisServer
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -23,4 +25,15 @@ def sqlite(folder: Path) -> Iterator[Backend]:
     yield Backend()
 
 
-BACKENDS: dict[str, Callable[[Path], AbstractContextManager[Backend]]] = {"sqlite": sqlite}
+@contextmanager
+def redis(folder: Path) -> Iterator[Backend]:
+    with RedisServer() as server:
+
+        def restart() -> None:
+            server.kill()
+            server.start()
+
+        yield Backend({"REDIS_URL": server.url}, restart)
+
+
+BACKENDS: dict[str, Callable[[Path], AbstractContextManager[Backend]]] = {"redis": redis, "sqlite": sqlite}

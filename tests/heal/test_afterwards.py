@@ -98,6 +98,8 @@ def test_a_brake_that_was_put_on_since_forbids_the_undo(healing: Begin, autonomy
         return len(one.data("workflow_error")) > seen + 1 and (autonomy == "observe" or "repair_blocked" in one.kinds())
 
     soon(is_told)
+    one.client.sync()
+    assert one.client.silent_for(1.0)
     assert "rolled_back" not in one.kinds()
     assert url_of(one.n8n.active(one.workflow_id)) == ONCE
 

@@ -160,3 +160,32 @@ def test_a_worker_that_dies_repeats_nothing_twice(healing: Begin, home: tuple[Br
 
     soon(lambda: one.state() == "not_a_bug", what="not a bug")
     assert repetitions(one) == ["success"]
+
+
+def test_a_repetition_that_goes_on_is_not_repeated_beside_itself(tmp_path: Path) -> None:
+    """Past the node that had failed it may wait for days, and another one would do the rest twice."""
+    soon_late = "from app.repairs import outage\noutage.LOOK_AGAIN_S, outage.GOES_ON_S = 0.1, 0.5\n"
+    with (
+        healing_n8n() as n8n,
+        planned_bridge(n8n, tmp_path, prelude=soon_late, HEAL_OUTAGE_RETRY_SECONDS="0.1,0.1,0.1") as server,
+    ):
+        one = Healing(server, n8n, tmp_path)
+        n8n.http[AWAY] = [503, 503, 200]
+        wait = {"type": "n8n-nodes-base.wait", "parameters": {"amount": 1, "unit": "hours"}}
+        one.adopt(to(FIXED), url=AWAY, ask=TOUGH, tell=wait)
+        one.fail()
+
+        assert "goes on still" in one.receive("notice")["text"]
+        assert one.state() == "not_a_bug"
+        assert repetitions(one) == ["waiting"]
+        one.close()
+
+
+def test_a_repetition_that_never_reached_n8n_is_followed_by_the_next(healing: Begin) -> None:
+    one = outage(healing, 503, 503, 200)
+    one.n8n.spoil(one.workflow_id, "retry", "drop")
+    one.fail()
+
+    assert "back" in one.receive("notice")["text"]
+    assert repetitions(one) == ["success"]
+    assert one.repairs()[0]["retries"] == 1

@@ -462,14 +462,17 @@ def test_a_trial_that_failed_since_does_not_spoil_what_is_asked_for(healing: Beg
 
 
 def test_a_cancelled_turn_asks_for_nothing(healing: Begin) -> None:
-    one = healing(to("http://elsewhere.test/here"), to(WORSE))
-    held = one.n8n.hold(one.workflow_id, "retry", "after")
+    one = healing(to("http://elsewhere.test/here"), to(FIXED))
+    # Read before the turn, by the agent, by its proposal and for its draft; held when it looks again.
+    held = one.n8n.hold(one.workflow_id, "get", "before", skip=4)
     one.fail()
     assert held.reached.wait(10)
+    assert one.data("tool_refused")
     assert one.command("cancel") == 202
     held.release()
-    one.ended()
 
+    assert one.ended() == "cancelled"
+    assert one.state() == "failed"
     assert "repair_waiting" not in one.kinds()
 
 

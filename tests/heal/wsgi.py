@@ -13,11 +13,12 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import gevent
-from mortal_journal import FOLDER, MortalJournal
+from mortal_journal import FOLDER, MortalJournal, MortalRedisJournal
 
-from app import create_app, lifecycle
+from app import create_app
 from app.agents import AgentEvent, Finished, TextFinal, ToolFinished, ToolStarted, TurnRequest
 from app.agents.mcp_client import McpClient, ToolAnswer
+from app.journal import backends
 
 
 class PlannedAgent:
@@ -92,5 +93,6 @@ def _changed(workflow: dict[str, Any], proposal: dict[str, Any]) -> dict[str, An
     return {**body, **proposal.get("workflow", {})}
 
 
-lifecycle.SqliteJournal = MortalJournal  # type: ignore[misc]
+backends.SqliteJournal = MortalJournal  # type: ignore[misc]
+backends.RedisJournal = MortalRedisJournal  # type: ignore[misc]
 app = create_app(agent=None if os.environ.get("AGENT") == "claude" else PlannedAgent())

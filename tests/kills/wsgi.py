@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import gevent
 from mortal_journal import FOLDER, MortalJournal, end
 
-from app import create_app, lifecycle
+from app import create_app
 from app.agents import AgentEvent, Finished, TextDelta, TextFinal, TurnRequest
 from app.agents.offline import OfflineAgent
+from app.journal import backends
 
 
 class HeldAgent:
@@ -41,5 +42,5 @@ class HeldAgent:
         yield Finished("completed")
 
 
-lifecycle.SqliteJournal = MortalJournal  # type: ignore[misc]
+backends.SqliteJournal = MortalJournal  # type: ignore[misc]
 app = create_app(agent=HeldAgent())

@@ -223,7 +223,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(NAMES, TREES, max_size=4))
 def test_any_document_is_the_same_again_when_it_was_masked_and_filled(document: dict[str, Any]) -> None:
     document = json.loads(json.dumps(document))

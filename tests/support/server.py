@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from tests.support.projects import PROJECT
+from tests.support.projects import PROJECT, compile_project
 
 T = TypeVar("T")
 START_LIMIT_S = 15.0
@@ -83,6 +83,8 @@ class BridgeServer:
         env_file: str = "",
         read_output: bool = True,
     ) -> None:
+        if project == PROJECT:
+            compile_project()
         self.port = free_port()
         self.project = project
         self._temporary = tempfile.TemporaryDirectory(prefix="bridge-test-")

@@ -140,6 +140,23 @@ def test_then_code_that_reaches_out_must_be_named_too(chat: Chat) -> None:
     assert chat.say("take the key from $env.KEY").rules(code) == []
 
 
+@pytest.mark.parametrize(
+    "url", ["={{ ['https:', '', 'ev' + 'il.example'].join('/') }}", "=https://{{ $json.host }}/x", "={{ $json.next }}"]
+)
+def test_then_an_address_that_only_a_run_knows_must_be_named_too(chat: Chat, url: str) -> None:
+    assert chat.say("Ask the address that comes in as callbackUrl").rules(asks(url)) == []
+    chat.failed()
+    assert any("makes up the address" in rule for rule in chat.rules(asks(url)))
+    assert chat.rules(asks("={{ $json.body.callbackUrl }}")) == []
+    assert chat.rules(asks(url), asks(url)) == []
+
+
+def test_a_word_that_looks_like_code_is_not_taken_for_it(chat: Chat) -> None:
+    chat.say("Process the retrieval of the medieval files and import them.").failed()
+    for text in ("process.env", "eval('1')", "await import('fs')"):
+        assert chat.rules(of("code", {"jsCode": f"return {text}"})), text
+
+
 def test_the_error_workflow_is_the_bridges(chat: Chat) -> None:
     assert chat.rules(of("noOp", errorWorkflow="mine"))
     assert chat.rules(of("noOp"), of("noOp", errorWorkflow="bridge"))

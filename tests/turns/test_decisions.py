@@ -8,6 +8,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from app.errors import BusyError, ConflictError
 from app.journal import Change, Delete
@@ -16,7 +17,7 @@ from app.repairs.decisions import Decisions
 from app.repairs.publication import Publication
 from app.repairs.snapshots import lease_name
 from tests.journal.steps import together, until
-from tests.support.agents import ScriptedAgent, never
+from tests.support.agents import ScriptedAgent, never, waits
 from tests.support.client import failure
 from tests.turns.bench import LEASE_S, SHORT_LEASE_S, Bench, Worker, two_nodes
 from tests.turns.test_repair_turns import proposes, retries, running
@@ -326,3 +327,20 @@ def test_decisions_need_no_other_worker(bench: Bench, waiting: tuple[str, str, s
     anybody = Publication(bench.journal, bench.workflows, "anybody")
     Decisions(bench.journal, bench.workflows, anybody).approve(session_id, repair_id)
     assert is_repaired(bench, workflow_id)
+
+
+def test_an_undo_stops_no_turn_whose_repair_is_decided(bench: Bench) -> None:
+    session_id, workflow_id, repair_id = running(bench)
+    end = Event()
+    worker = bench.worker(ScriptedAgent(proposes(retries, then=waits(end))))
+    bench.wait(session_id, "repair_waiting")
+    worker.decisions.approve(session_id, repair_id)
+
+    worker.decisions.roll_back(session_id, workflow_id, None)
+    with pytest.raises(ConflictError):
+        worker.decisions.roll_back(session_id, workflow_id, None)
+
+    end.set()
+    bench.idle(session_id)
+    assert bench.outcomes(session_id) == ["completed"]
+    assert len(bench.data(session_id, "rolled_back")) == 1

@@ -15,12 +15,14 @@ from app.agents.mcp_client import ToolAnswer
 from app.agents.offline import OfflineAgent
 from app.errors import ConflictError
 from app.journal import Change
-from app.journal.records import Ceiling, Registration, Repair
+from app.journal.records import Ceiling, ChildFailure, Registration, Repair
+from app.n8n.errors import N8nFailedError
+from app.repairs.attempt import MAX_AWAY
 from tests.fakes.turn_tools import off_loop
 from tests.journal.steps import until
 from tests.support.agents import Script, ScriptedAgent, never, says, use, waits
 from tests.support.client import failure
-from tests.turns.bench import SHORT_LEASE_S, Bench, two_nodes
+from tests.turns.bench import SHORT_LEASE_S, Bench, Worker, two_nodes
 
 Edit = Callable[[dict[str, Any]], None]
 
@@ -473,3 +475,84 @@ def test_a_closed_session_takes_its_repair_along(bench: Bench) -> None:
 
     assert bench.fail(workflow_id).repair == "queued"
     bench.wait(heir, "repair_waiting")
+
+
+def test_no_agent_is_begun_for_what_is_only_observed_by_now(bench: Bench) -> None:
+    session_id, workflow_id, repair_id = running(bench)
+    bench.journal.commit(Change(puts=[Ceiling(autonomy="observe").put()]))
+    agent = ScriptedAgent(says("done"))
+    bench.worker(agent)
+    bench.idle(session_id)
+
+    assert agent.turns == []
+    assert bench.repair(repair_id).state == "failed"
+    assert bench.case(workflow_id).state == "closed"
+    assert of_repair(bench, session_id) == ["repair_failed"]
+
+
+def test_an_error_that_is_counted_at_a_turns_end_does_not_ask_its_agent_once_more(bench: Bench) -> None:
+    session_id, workflow_id, repair_id = running(bench)
+    agent = ScriptedAgent(says("nothing to propose"))
+    worker = Worker(bench.path, agent, lease_s=SHORT_LEASE_S, concurrent_turns=1, turn_timeout_s=30)
+    bench.workers.append(worker)
+    commit, routed = worker.journal.commit, []
+
+    def at_the_end(change: Change) -> Any:
+        if change.answer is not None and not routed:
+            routed.append(bench.fail(workflow_id).repair)
+        return commit(change)
+
+    worker.journal.commit = at_the_end  # type: ignore[method-assign]
+    worker.start()
+    bench.idle(session_id)
+
+    assert routed == ["coalesced"]
+    assert len(agent.turns) == 1
+    assert bench.repair(repair_id).state == "failed"
+    assert bench.case(workflow_id).count == 2
+
+
+def test_an_n8n_that_fails_some_requests_does_not_have_an_agent_begun_for_ever(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.repairs.attempt.AWAY_S", 0.01)
+    session_id, _, repair_id = running(bench)
+    answers: list[ToolAnswer] = []
+
+    def script(turn: TurnRequest) -> Iterator[AgentEvent]:
+        get = worker.workflows.get
+        worker.workflows.get = failing  # type: ignore[method-assign]
+        answers.append(use(turn, "get_workflow"))
+        worker.workflows.get = get  # type: ignore[method-assign]
+        yield from says("I cannot see it")(turn)
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        raise N8nFailedError(500, "")
+
+    worker = bench.worker(ScriptedAgent(script))
+    bench.idle(session_id)
+
+    assert not any(answer.ok for answer in answers)
+    assert len(answers) == MAX_AWAY + 1
+    assert bench.outcomes(session_id) == [*["interrupted"] * MAX_AWAY, "completed"]
+    assert bench.repair(repair_id).state == "failed"
+
+
+def test_a_parents_failure_that_is_its_childs_resets_no_attempts(bench: Bench) -> None:
+    session_id = bench.session()
+    workflow = bench.workflow(session_id)
+    payload = failure(workflow["id"])
+    payload["execution"] |= {"lastNodeExecuted": "Call", "error": {"message": "The called one failed"}}
+    assert bench.fail(workflow["id"], payload=payload).repair == "queued"
+    # As after an attempt that failed.
+    bench.journal.commit(Change(puts=[bench.case(workflow["id"]).put(attempts=3, outcome="failed")]))
+    (repair,) = Repair.find(bench.journal, f"workflow:{workflow['id']}")
+    run_id = repair.report["execution"]["id"]
+    child = ChildFailure(parent_run_id=run_id, workflow_id="child", workflow_name="Child")
+    bench.journal.commit(Change(puts=[child.put()]))
+
+    bench.worker(ScriptedAgent(never()))
+    bench.idle(session_id)
+
+    case = bench.case(workflow["id"])
+    assert (case.state, case.attempts, case.outcome) == ("closed", 2, "failed")

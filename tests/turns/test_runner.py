@@ -507,3 +507,46 @@ def test_what_is_said_during_a_commit_is_not_held_back(bench: Bench) -> None:
     until(lambda: "".join(d["text"] for d in bench.data(session_id, "assistant_delta")) == whole, deadline_s=5)
     gate.set()
     bench.idle(session_id)
+
+
+# -- several workers
+
+
+def test_work_goes_to_whoever_has_less_of_it(bench: Bench) -> None:
+    busy, idle = ScriptedAgent(never()), ScriptedAgent(never())
+    sessions = [bench.session() for _ in range(6)]
+    bench.worker(busy, concurrent_turns=6)
+    for session_id in sessions[:3]:
+        bench.say(session_id)
+    until(lambda: len(busy.running) == 3, deadline_s=15)
+    bench.worker(idle, concurrent_turns=6)
+
+    for number, session_id in enumerate(sessions[3:], start=4):
+        bench.say(session_id)
+        until(lambda number=number: len(busy.running) + len(idle.running) == number, deadline_s=15)
+
+    assert idle.running, "the one that was busy has them all"
+    for session_id in sessions:
+        bench.close_session(session_id)
+
+
+def test_a_burst_is_worked_off_by_all_and_in_turn(bench: Bench) -> None:
+    agents = [ScriptedAgent(says("done")) for _ in range(3)]
+    sessions = [bench.session() for _ in range(10)]
+    for number in range(5):
+        for session_id in sessions:
+            bench.say(session_id, f"message {number}")
+    for agent in agents:
+        bench.worker(agent, concurrent_turns=2)
+
+    for session_id in sessions:
+        bench.idle(session_id)
+
+    assert [bench.outcomes(session_id) for session_id in sessions] == [["completed"] * 5] * 10
+    assert all(agent.turns for agent in agents)
+    assert all(agent.most <= 2 for agent in agents)
+    # Each session's first was begun before any's last.
+    begun = [
+        [event.body["at"] for event in bench.log(session_id) if event.type == "turn_started"] for session_id in sessions
+    ]
+    assert max(times[0] for times in begun) <= min(times[4] for times in begun)

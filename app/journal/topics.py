@@ -1,0 +1,58 @@
+"""Who follows what in this process: topics, and the watches to wake on each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+from gevent.event import Event as GreenEvent
+
+
+class TopicWatch:
+    """One waiter on some topics; see ``journal.Watch``."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = GreenEvent()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        woken = bool(self._event.wait(timeout_s))
+        self._event.clear()
+        return woken
+
+    def wake(self) -> None:
+        self._event.set()
+
+
+class Topics:
+    """Topics and their watchers here; all of it in the loop."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[str, set[TopicWatch]] = {}
+
+    @contextlib.contextmanager
+    def watch(self, *topics: str) -> Iterator[TopicWatch]:
+        watch = TopicWatch()
+        for topic in topics:
+            self._watchers.setdefault(topic, set()).add(watch)
+        try:
+            yield watch
+        finally:
+            for topic in topics:
+                watchers = self._watchers.get(topic)
+                if watchers is not None:
+                    watchers.discard(watch)
+                    if not watchers:
+                        del self._watchers[topic]
+
+    def wake_local(self, topics: Iterable[str]) -> None:
+        """Wake this process's watchers of these topics."""
+        for topic in topics:
+            for watch in self._watchers.get(topic, ()):
+                watch.wake()
+
+    def wake_all(self) -> None:
+        for watchers in self._watchers.values():
+            for watch in watchers:
+                watch.wake()
