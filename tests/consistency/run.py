@@ -51,7 +51,7 @@ def run(*, seed: int, seconds: float, backend: str = "sqlite") -> list[Record]:
 
 
 def _is_bug(line: str) -> bool:
-    # Redis is away, or a worker is stopped within a transaction and keeps the others from theirs: SQLite has one writer.
+    # Redis is away; or a worker is stopped within a transaction and keeps the others out: SQLite has one writer.
     expected = "another is tried" in line and "JournalUnavailableError" in line
     return ("by a bug" in line or "Traceback" in line) and not expected
 
