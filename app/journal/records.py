@@ -300,6 +300,24 @@ class Rollback(Record):
         return self.workflow_id
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrayDraft(Record):
+    """What a worker wrote after it had lost its lease: paused between its look at it and the write, which n8n cannot
+    refuse. It is taken back by whoever finds it, as long as it is still what n8n has.
+
+    :ivar before: name, nodes, connections and settings that it was written over.
+    """
+
+    KIND = "stray_draft"
+    workflow_id: str
+    version_id: str
+    before: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return f"{self.workflow_id}:{self.version_id}"
+
+
 DECISIONS = "decisions"
 """The topic that tells of something to be finished: an undo that was decided by nobody at hand."""
 HELD = "held"

@@ -6,13 +6,20 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from app.errors import BaseError, ConflictError, N8nError, StaleDocumentError, WorkflowNotFoundError
+from app.errors import (
+    BaseError,
+    ConflictError,
+    LeaseLostError,
+    N8nError,
+    StaleDocumentError,
+    WorkflowNotFoundError,
+)
 from app.journal import Change, Journal, Lease
-from app.journal.records import Record
+from app.journal.records import DECISIONS, Record, StrayDraft
 from app.n8n import Trial, Workflow
 from app.n8n.client import Execution, N8nClient
 from app.n8n.errors import (
@@ -207,6 +214,7 @@ class ConnectedWorkflows:
             raise ConflictError("The workflow was changed meanwhile.")
         self._check(fences)
         answer = self._client.put_workflow(workflow_id, changed(wanted, present))
+        self._own_up(fences, present, str(answer["versionId"]))
         saved = self._client.get_workflow(workflow_id)
         if present["activeVersionId"] != saved["activeVersionId"] == answer["versionId"]:
             raise N8nTooOldError("a draft that n8n published at once")
@@ -482,6 +490,19 @@ class ConnectedWorkflows:
         """:raises LeaseLostError: somebody else is in charge now."""
         if fences:
             self._journal.commit(Change(fences=fences))
+
+    def _own_up(self, fences: Sequence[Lease], present: Workflow, version_id: str) -> None:
+        """Look at the leases again after a write: this worker may have been paused right before it.
+
+        :raises LeaseLostError: as :meth:`_check`; what was written is noted, for others to take back.
+        """
+        try:
+            self._check(fences)
+        except LeaseLostError:
+            before = editable(self._shown(present))
+            stray = StrayDraft(workflow_id=str(present["id"]), version_id=version_id, before=before)
+            self._journal.commit(Change(puts=[replace(stray.put(), expect=None)], wake=[DECISIONS]))
+            raise
 
     def _active(self, workflow: Workflow) -> Mapping[str, Any] | None:
         """What runs: ``nodes`` and ``connections``."""

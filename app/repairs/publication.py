@@ -26,7 +26,7 @@ from app.errors import (
     WorkflowNotFoundError,
 )
 from app.journal import Change, Journal, Lease, Put, events
-from app.journal.records import Case, Repair, RepairState, Rollback, Snapshot, retry_stale
+from app.journal.records import Case, Repair, RepairState, Rollback, Snapshot, StrayDraft, retry_stale
 from app.n8n import Workflow, Workflows
 from app.n8n.errors import N8nConflictError, N8nRefusedError
 from app.n8n.secret_boundary import SecretLostError
@@ -71,6 +71,7 @@ class Publication:
                 for r in Repair.find(self.journal, "restoring")
             ),
             *((r.workflow_id, partial(self.restore, r.workflow_id)) for r in Rollback.find(self.journal)),
+            *((s.workflow_id, partial(self._take_back, s)) for s in StrayDraft.find(self.journal)),
         ]
         left = False
         for workflow_id, go_on in unfinished:
@@ -86,6 +87,16 @@ class Publication:
                 log.warning("a decision could not be finished: %s", exc, extra={"workflowId": workflow_id})
                 left = True
         return left
+
+    def _take_back(self, stray: StrayDraft, lease: Lease) -> None:
+        """Undo what a worker wrote that had lost its lease, unless it is not what n8n has, or has come to run."""
+        with suppress(ConflictError, WorkflowNotFoundError, N8nRefusedError):
+            current = self.workflows.get(stray.workflow_id)
+            if current.get("versionId") == stray.version_id != current.get("activeVersionId"):
+                self.workflows.put_draft(
+                    stray.workflow_id, stray.before, base_version_id=stray.version_id, fences=[lease]
+                )
+        self.journal.commit(Change(deletes=[stray.delete()], fences=[lease]))
 
     def publish(self, repair_id: str, lease: Lease) -> None:
         """Publish a repair that is ``publishing``; safe to call again, by whoever holds the workflow's ``lease``.

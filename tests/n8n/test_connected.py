@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +18,8 @@ from app.n8n.client import N8nClient
 from app.n8n.connected import ConnectedWorkflows
 from app.n8n.errors import N8nDownError, N8nFailedError, N8nKeyError, N8nRefusedError, N8nTooOldError
 from app.n8n.workflows import canonical_hash
+from app.repairs.publication import Publication
+from app.repairs.snapshots import lease_name
 from tests.fakes.n8n import API_KEY, FakeN8n
 
 HOOK: dict[str, Any] = {
@@ -219,6 +224,57 @@ def test_nothing_is_written_under_a_lease_that_was_lost(home, n8n, journal):
 
     assert all(request.method == "GET" or "/webhook/" in request.path for request in n8n.requests)
     assert len(n8n.executions) == before
+
+
+@pytest.fixture
+def paused(home, n8n, journal, tmp_path):
+    """A worker that lost its lease between its look at it and its write; gives the workflow's id and first version."""
+    workflow_id, version_id, _ = broken(n8n)
+    lease = journal.acquire(lease_name(workflow_id), "paused", ttl_s=10)
+    answer = n8n.answer
+
+    def meanwhile(request):
+        if request.method == "PUT":
+            n8n.answer = answer
+            # Another worker has it now; by hand, for a journal belongs to its own thread.
+            with contextlib.closing(sqlite3.connect(tmp_path / "journal.db")) as connection, connection:
+                connection.execute("UPDATE leases SET holder = 'other', epoch = epoch + 1")
+        return answer(request)
+
+    n8n.answer = meanwhile
+    with pytest.raises(LeaseLostError):
+        home.put_draft(workflow_id, FIXED, base_version_id=version_id, fences=[lease])
+    assert "throw" not in n8n.workflows[workflow_id].public["nodes"][1]["parameters"]["jsCode"]
+    journal.release(replace(lease, holder="other", epoch=lease.epoch + 1))
+    return workflow_id, version_id
+
+
+def test_what_was_written_under_a_lease_that_ran_out_meanwhile_is_taken_back(paused, home, n8n, journal):
+    workflow_id, version_id = paused
+
+    assert Publication(journal, home, "other").finish() is False
+
+    stored = n8n.workflows[workflow_id]
+    public = stored.public
+    assert public["nodes"] == stored.versions[version_id]["nodes"]
+    assert public["activeVersionId"] == version_id
+    writes = n8n.count("PUT", "/workflows")
+    assert Publication(journal, home, "other").finish() is False
+    assert n8n.count("PUT", "/workflows") == writes
+
+
+@pytest.mark.parametrize("publish", [False, True])
+def test_what_somebody_has_made_of_it_since_is_left(paused, home, n8n, journal, publish):
+    workflow_id, _ = paused
+    if publish:
+        home.publish(workflow_id, version_id=n8n.workflows[workflow_id].public["versionId"])
+    else:
+        n8n.edit(workflow_id, nodes=STILL_BROKEN["nodes"])
+    writes = n8n.count("PUT", "/workflows")
+
+    assert Publication(journal, home, "other").finish() is False
+
+    assert n8n.count("PUT", "/workflows") == writes
 
 
 # -- drafts
