@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from app.errors import ConfigError
@@ -109,6 +111,9 @@ def prepare(path: Path) -> None:
     kind = _file_system(path.parent)
     if kind in NETWORK_FILE_SYSTEMS:
         raise ConfigError(f"JOURNAL_PATH: must be on a local disk; this one is {kind}. Use REDIS_URL instead.")
+    # Chats are in it: nobody else's to read. What SQLite puts beside it gets the file's own mode.
+    with suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     connection = connect(path)
     try:
         connection.execute("PRAGMA journal_mode = WAL")

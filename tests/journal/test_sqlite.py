@@ -613,3 +613,15 @@ def test_a_journal_that_cannot_be_opened_is_named_with_the_reason(path: Path) ->
         SqliteJournal(path)
 
     assert refused.value.detail == f"The journal {path} cannot be opened: file is not a database."
+
+
+def test_only_its_owner_reads_the_file_and_what_lies_beside_it(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with closing(SqliteJournal(tmp_path / "journal.db")) as journal:
+            open_session(journal)
+            modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("journal.db*") if path.is_file()}
+    finally:
+        os.umask(before)
+    assert len(modes) == 3
+    assert set(modes.values()) == {0o600}
