@@ -196,3 +196,26 @@ def test_a_session_that_ends_leaves_no_repair_open(healing: Begin) -> None:
     assert answer.status == 201, answer
     other.disconnect()
     assert not one.n8n.writes(one.workflow_id)
+
+
+def test_what_waits_survives_a_reload_and_a_restart(tmp_path: Path) -> None:
+    with healing_n8n() as n8n, planned_bridge(n8n, tmp_path) as server:
+        first, second = (Healing(server, n8n, tmp_path).adopt(to(FIXED), autonomy="ask") for _ in range(2))
+        for one in (first, second):
+            one.heal()
+            assert one.state() == "waiting"
+
+        server.hup()
+        first.client.connect()
+        (repair_id,) = first.client.welcome["pendingRepairs"]
+        assert first.command("approve", repairId=repair_id) == 202
+        first.check_published()
+
+        server.stop()
+        server.start()
+        second.client.connect()
+        (repair_id,) = second.client.welcome["pendingRepairs"]
+        assert second.command("approve", repairId=repair_id) == 202
+        second.check_published()
+        for one in (first, second):
+            one.close()
