@@ -1,8 +1,9 @@
 """Whether costs stay flat: append, follow and delivery by the number of sessions and of a session's events.
 
-``python -m benchmarks.scale [--backend sqlite] [--rounds 5] [--samples 100] [--sockets 5000]``. All stores are filled
-first; then they are measured in turn, round by round, so that a busy moment of the machine meets all of them. Times are
-the median of all rounds' medians, in milliseconds; ``ratio`` is to the smallest store of its table.
+``python -m benchmarks.scale [--backend redis] [--rounds 5] [--samples 100] [--sockets 5000]``; both backends unless one
+is named. All stores are filled first; then they are measured in turn, round by round, so that a busy moment of the
+machine meets all of them. Times are the median of all rounds' medians, in milliseconds; ``ratio`` is to the smallest
+store of its table.
 
 append: one durable commit. follow: from that commit's call to its reader's having read it. delivery: from an error
 report's routing to its session's reader's having read it. ``--sockets``: that many idle sockets on one worker of a real
@@ -35,9 +36,11 @@ from app.callbacks.report import parse_error_report
 from app.callbacks.routing import Router
 from app.journal import Change, Journal, NewEvent, OpenSession
 from app.journal.records import Registration
+from app.journal.redis import RedisJournal
 from app.journal.sqlite import SqliteJournal
 from benchmarks.bridge import WebSocket, running_bridge
 from benchmarks.soak import memory, worker_of
+from tests.support.redis import RedisServer
 
 SESSIONS = (10, 1_000, 10_000)
 EVENTS = (100, 100_000)
@@ -51,7 +54,14 @@ def sqlite(folder: Path) -> Iterator[Open]:
     yield lambda: SqliteJournal(path)
 
 
-BACKENDS = {"sqlite": sqlite}
+@contextmanager
+def redis(folder: Path) -> Iterator[Open]:
+    """A server of its own for each store, with each write synced to disk, as SQLite's are."""
+    with RedisServer() as server:
+        yield lambda: RedisJournal(server.url)
+
+
+BACKENDS = {"sqlite": sqlite, "redis": redis}
 
 
 @dataclass

@@ -111,9 +111,10 @@ def prepare(path: Path) -> None:
     kind = _file_system(path.parent)
     if kind in NETWORK_FILE_SYSTEMS:
         raise ConfigError(f"JOURNAL_PATH: must be on a local disk; this one is {kind}. Use REDIS_URL instead.")
-    # Chats are in it: nobody else's to read. What SQLite puts beside it gets the file's own mode.
+    # Chats are in it: nobody else's to read. What SQLite puts beside it gets the file's own mode. One that is there is
+    # not opened: closing it again would take the locks from every connection that this process has to it.
     with suppress(OSError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     connection = connect(path)
     try:
         connection.execute("PRAGMA journal_mode = WAL")

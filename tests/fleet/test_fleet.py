@@ -174,8 +174,9 @@ def test_nothing_is_lost_and_nothing_twice_whoever_dies(fleet: Fleet) -> None:
             # Its worker was silent for so long that the others took it for lost.
             assert one.client.close_code == 1012
             one.client.connect()
-        one.client.sync()
         events = history(fleet.b, one.client)
+        last = events[-1]["seq"]
+        wait_for(lambda one=one, last=last: one.client.last_seq >= last, what="all of it on the socket")
         assert [event["seq"] for event in events] == sorted({event["seq"] for event in events})
         seen = [frame for frame in one.client.frames if "seq" in frame]
         assert [frame["seq"] for frame in seen] == sorted({frame["seq"] for frame in seen}), "told twice"

@@ -316,6 +316,7 @@ def test_a_worker_killed_in_the_middle_of_a_round_leaves_the_rest_to_the_next(tm
         server.start()
 
         soon(lambda: not die.exists(), what="its death")
+        soon(lambda: len(server.log_lines("worker started")) == 3, what="the one that follows it")
         for one in ones:
             told(one)
             one.wait_state("published")
