@@ -21,7 +21,7 @@ class Service:
         self._stumbles = 0
         self._lock = threading.Lock()
         # Elsewhere than on loopback n8n comes in by an interface that only the machine's owner knows.
-        bound = "127.0.0.1" if host in LOOPBACK else "0.0.0.0"  # noqa: S104
+        bound = "127.0.0.1" if host in LOOPBACK else "0.0.0.0"  # noqa: S104 - said above
         self._server = ThreadingHTTPServer((bound, 0), _handler_for(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self.url = f"http://{host}:{self._server.server_address[1]}/price"
