@@ -73,12 +73,13 @@ class Runner:
                     self._free.clear()
                     self._free.wait()
                     continue
-                if self._running and time.monotonic() - self._renewed_at > self._lease_s:
-                    # This process was paused: it must not take over from itself before it has renewed its leases.
-                    watch.wait(self._lease_s / 10)
-                    continue
                 if self._running:
                     gevent.sleep(ROOM_S * len(self._running))
+                if self._running and time.monotonic() - self._renewed_at > self._lease_s:
+                    # This process was paused: it must not take over from itself before it has renewed its leases.
+                    # Asked last, with no wait before the claim: the pause may have been in any of them.
+                    watch.wait(self._lease_s / 10)
+                    continue
                 try:
                     claim = self._journal.claim(self._holder, ttl_s=self._lease_s)
                 except BaseError as exc:
