@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
 TEST_PROCESSES ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz consistency lint fmt check lock clean python n8n down test-n8n image image-test programs
+.PHONY: help install run test fuzz consistency bench lint fmt check lock clean python n8n down test-n8n image image-test programs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-11s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -25,6 +25,12 @@ fuzz: .venv/.dev ## random input for FUZZ_SECONDS (60); what it finds is in var/
 
 consistency: .venv/.dev redis ## random runs with kills and pauses, checked, for SECONDS (60); SEED replays one
 	@$(BIN)/python -m tests.consistency --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(BACKEND),--backend $(BACKEND))
+
+# The folder of the reference's server, with its driver in ../load.
+REFERENCE ?= ../shared/bench/peer-node
+
+bench: .venv/.dev ## speed beside the reference in REFERENCE, some five minutes; needs Node.js
+	@$(BIN)/python -m benchmarks.compare $(REFERENCE)
 
 n8n: .venv/.run ## install and start a real n8n here, and connect the bridge to it by .env
 	@$(BIN)/python -m dev.local_n8n up

@@ -39,9 +39,8 @@ def running_bridge(journal: Path | None = None, app: str = "wsgi:app", **setting
 @contextmanager
 def running_server(journal: Path | None = None, app: str = "wsgi:app", **settings: str) -> Iterator[tuple[int, int]]:
     """As :func:`running_bridge`; gives the port and the master's process id."""
-    with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder, socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-        free.close()
+    with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
+        port = free_port()
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": folder,
@@ -53,13 +52,24 @@ def running_server(journal: Path | None = None, app: str = "wsgi:app", **setting
         }
         with open(Path(folder, "log"), "w") as log:
             argv = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", app]
-            process = subprocess.Popen(argv, cwd=PROJECT, env=environment, stdout=log, stderr=log)
+            # In a group of its own, for benchmarks that kill it whole.
+            process = subprocess.Popen(
+                argv, cwd=PROJECT, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
         try:
-            _wait_for(port, process)
+            wait_for(port, process)
             yield port, process.pid
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+
+
+class ClosedError(ConnectionError):
+    """The server said goodbye with ``code``."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"closed {code}")
+        self.code = code
 
 
 class WebSocket:
@@ -89,7 +99,10 @@ class WebSocket:
         return frame
 
     def receive_raw(self) -> bytes:
-        """One frame's payload; pings are skipped."""
+        """One frame's payload; pings are skipped.
+
+        :raises ClosedError: it was closed in order. :raises ConnectionError: it is gone.
+        """
         while True:
             while len(self._buffer) < 2:
                 self._fill()
@@ -105,6 +118,8 @@ class WebSocket:
             del self._buffer[: start + length]
             if opcode == 1:
                 return payload
+            if opcode == 8:
+                raise ClosedError(int.from_bytes(payload[:2], "big"))
 
     def close(self) -> None:
         self._socket.close()
@@ -139,13 +154,19 @@ class Http:
         self._socket.sendall(request)
         data = bytearray()
         while b"\r\n\r\n" not in data:
-            data += self._socket.recv(65_536)
+            data += self._received()
         head_end = data.index(b"\r\n\r\n") + 4
         text = data[:head_end].lower()
         length = int(text.split(b"content-length:")[1].split(b"\r\n")[0])
         while len(data) < head_end + length:
-            data += self._socket.recv(65_536)
+            data += self._received()
         return int(data[9:12]), bytes(data[head_end:])
+
+    def _received(self) -> bytes:
+        piece: bytes = self._socket.recv(65_536)
+        if not piece:
+            raise ConnectionError("closed")
+        return piece
 
     def close(self) -> None:
         self._socket.close()
@@ -161,14 +182,31 @@ def quantiles(values: Sequence[float]) -> dict[str, float | int]:
     return {"n": len(values), "p50": at(0.5), "p99": at(0.99), "max": at(1.0)}
 
 
-def cpu_seconds(master: int) -> float:
-    """Processor time that a master's workers have used so far; Linux only."""
-    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-    stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in children]
+def family(pid: int) -> list[int]:
+    """A process and its children; Linux only."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process and its children have used so far; Linux only."""
+    stats = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in family(pid)]
     return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def memory_kib(pid: int) -> int:
+    """What a process and its children have for themselves, files' pages left out; Linux only."""
+    texts = [Path(f"/proc/{one}/status").read_text() for one in family(pid)]
+    return sum(int(text.partition("RssAnon:")[2].split()[0]) for text in texts)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Until it accepts connections."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -177,4 +215,4 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.05)
         else:
             return
-    raise RuntimeError("the bridge did not start")
+    raise RuntimeError("the server did not start")
