@@ -50,22 +50,35 @@ from app.setting_forms import (
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - recognised here, never chosen
 GIB = 1024**3
+MAX_DEFAULT_WORKERS = 2
 _SECRET_SUFFIXES = ("_SECRET", "_TOKEN", "_KEY")
 
 
-def machine_turns() -> int:
-    """Turns that this machine can carry at once: by cores and memory, what a container is allowed included."""
-    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def machine_cores() -> int:
+    """Cores that this process may use, what a container is allowed included."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # What a container is allowed is told by cgroups, version 2, else 1.
     old_cpu = (_first_line(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
     cpu_max = _first_line("/sys/fs/cgroup/cpu.max").split() or list(old_cpu)
     if len(cpu_max) == 2 and cpu_max[0].isdigit():
         cores = min(cores, math.ceil(int(cpu_max[0]) / int(cpu_max[1])))
+    return cores
+
+
+def machine_workers() -> int:
+    """Two where there are two cores: one worker's loop is Python, and uses one. More of them on one journal would
+    wait for its one writer more than they would serve, and each weighs some 70 MB."""
+    return min(MAX_DEFAULT_WORKERS, machine_cores())
+
+
+def machine_turns(workers: int) -> int:
+    """Turns that each of ``workers`` can carry at once: by cores and memory, what a container is allowed included."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     memory_max = _first_line("/sys/fs/cgroup/memory.max") or _first_line("/sys/fs/cgroup/memory/memory.limit_in_bytes")
     if memory_max.isdigit():
         memory = min(memory, int(memory_max))
-    return max(2, min(8, int(2 * cores), memory // GIB))
+    together = max(2, min(8, 2 * machine_cores(), memory // GIB))
+    return max(1, math.ceil(together / workers))
 
 
 def _first_line(path: str) -> str:
@@ -127,7 +140,9 @@ def _default_origins(known: Mapping[str, Any]) -> tuple[str, ...]:
 
 TABLE: tuple[Setting, ...] = (
     Setting("BIND", BIND, "127.0.0.1:3000", "Address that is listened on."),
-    Setting("WEB_CONCURRENCY", whole(1, 64), 1, "gunicorn workers."),
+    Setting(
+        "WEB_CONCURRENCY", whole(1, 64), lambda known: machine_workers(), "gunicorn workers.", "1 or 2, by the cores"
+    ),
     Setting("JOURNAL_PATH", PATH, Path("var/journal.db"), "The journal's SQLite file, on a local disk."),
     Setting("REDIS_URL", REDIS_URL, None, "The journal in Redis or Valkey instead, for several machines; off: none."),
     Setting("REDIS_PREFIX", PREFIX, "bridge", "What the journal's keys in Redis begin with; each bridge has its own."),
@@ -160,9 +175,9 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "MAX_CONCURRENT_TURNS",
         whole(1, 64),
-        lambda known: machine_turns(),
+        lambda known: machine_turns(known["web_concurrency"]),
         "Turns at once per worker.",
-        "2 to 8, by memory and cores",
+        "2 to 8 of all workers, by memory and cores",
     ),
     Setting("LEASE_SECONDS", number(0.1, 3600), 10, "Seconds a silent worker keeps a turn."),
     Setting("TURN_BUDGET_USD", number(0.01, 1000), 0.50, "US dollars a turn may cost."),

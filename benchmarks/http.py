@@ -57,7 +57,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with ExitStack() as stack:
-        servers = [stack.enter_context(running_server(app=kind.app, **kind.settings)) for kind in KINDS]
+        servers = [
+            stack.enter_context(running_server(app=kind.app, WEB_CONCURRENCY="1", **kind.settings)) for kind in KINDS
+        ]
         asks = [ask_for(kind, port) for kind, (port, _) in zip(KINDS, servers, strict=True)]
         for round_ in range(options.rounds + 1):
             for kind, ask, (port, master) in zip(KINDS, asks, servers, strict=True):

@@ -74,7 +74,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--at-once", type=int, default=20)
     options = parser.parse_args()
-    settings = {"MAX_SESSIONS": str(LIVE), "SESSION_SWEEP_SECONDS": "1", "SESSION_IDLE_TTL_SECONDS": "2"}
+    settings = {
+        "WEB_CONCURRENCY": "1",
+        "MAX_SESSIONS": str(LIVE),
+        "SESSION_SWEEP_SECONDS": "1",
+        "SESSION_IDLE_TTL_SECONDS": "2",
+    }
     with running_bridge(**settings) as port:
         pid, pool, began = worker_of(port), Pool(options.at_once), time.monotonic()
         part = max(1, options.sessions // 10)

@@ -178,7 +178,8 @@ def test_defaults() -> None:
     assert settings.n8n_callback_url == settings.public_url
     assert settings.allowed_origins == ("http://127.0.0.1:3000", "http://localhost:3000", "http://[::1]:3000")
     assert (settings.access_token, settings.n8n_api_key, settings.allow_anonymous) == ((), None, False)
-    assert 2 <= settings.max_concurrent_turns <= 8
+    assert 1 <= settings.web_concurrency <= 2
+    assert 2 <= settings.web_concurrency * settings.max_concurrent_turns <= 8
     assert settings.agent_name == "offline"
 
 

@@ -74,9 +74,9 @@ def test_it_needs_no_writable_root_no_capability_and_no_new_privileges(hardened:
 
 
 def test_turns_at_once_follow_the_memory_that_it_is_allowed(hardened: Container) -> None:
-    (started,) = (line for line in hardened.log() if line["message"] == "worker started")
+    started = [line for line in hardened.log() if line["message"] == "worker started"]
 
-    assert started["turns"] == 2
+    assert sum(line["turns"] for line in started) == 2
 
 
 def test_the_heartbeat_of_the_workers_is_in_memory(hardened: Container) -> None:
@@ -112,11 +112,11 @@ with tempfile.TemporaryDirectory() as home:
 def test_a_hup_reaches_gunicorn_through_tini_and_brings_new_settings(engine: Engine, volume: str) -> None:
     mounted = f"--volume={volume}:/data"
     write = "import sys; open('/data/bridge.env', 'w').write(sys.argv[1])"
-    engine("run", "--rm", mounted, "--entrypoint=python", IMAGE, "-c", write, "N8N_CALLBACK_SECRET=\n")
+    engine("run", "--rm", mounted, "--entrypoint=python", IMAGE, "-c", write, "WEB_CONCURRENCY=1\n")
 
     with Container(engine, [mounted, "--read-only", "--tmpfs=/tmp"], {"ENV_FILE": "/data/bridge.env"}) as container:
         assert container.get("/health").json["configured"]["callbacks"] is False
-        container.run("python", "-c", write, "N8N_CALLBACK_SECRET=callback-secret-now\n")
+        container.run("python", "-c", write, "WEB_CONCURRENCY=1\nN8N_CALLBACK_SECRET=callback-secret-now\n")
         container.kill("HUP")
         wait_for(lambda: container.messages().count("worker started") == 2, limit_s=20, what="a new worker")
         wait_for(lambda: "Graceful shutdown complete" in container.messages(), limit_s=20, what="the old one's end")

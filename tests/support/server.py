@@ -70,7 +70,8 @@ class BridgeServer:
     :param settings: environment variables; ``BIND``, ``ENV_FILE`` and ``JOURNAL_PATH`` are given unless named here.
         ``None`` leaves one out.
     :param project: folder to run in; this project where it is left out. It is not written to.
-    :param env_file: text of the ``.env`` file; ``write_env`` changes it.
+    :param env_file: text of the ``.env`` file; ``write_env`` changes it. Where neither names a number of workers it is
+        one, so that no test depends on the machine's cores.
     :param read_output: ``False`` leaves stdout and stderr unread, in a full pipe, until ``begin_to_read``.
     :ivar folder: a temporary folder of its own with ``.env`` and the journal; kept over a ``stop`` and a new ``start``.
     """
@@ -292,7 +293,7 @@ class BridgeServer:
 
     def write_env(self, text: str) -> None:
         """Replace the ``.env`` file; ``hup`` brings it in."""
-        (self.folder / ".env").write_text(text)
+        (self.folder / ".env").write_text(text if "WEB_CONCURRENCY=" in text else f"WEB_CONCURRENCY=1\n{text}")
 
     def set_environment(self, **settings: Any) -> None:
         """Change the environment of the next ``start``."""
