@@ -36,6 +36,10 @@ DEAD = 1008
 # frame could otherwise unpack to hundreds of megabytes.
 _HANDSHAKE = ("HTTP_HOST", "HTTP_UPGRADE", "HTTP_CONNECTION", "HTTP_SEC_WEBSOCKET_KEY", "HTTP_SEC_WEBSOCKET_VERSION")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_SHORT_BYTES = 125
+_WHOLE_TEXT = 0x81
+_MASKED = 0x80
+_CONTROL = (0x88, 0x89, 0x8A)
 _PROTOCOL_ERRORS = {1002: "Protocol error", 1007: "Text is not UTF-8"}
 
 
@@ -65,6 +69,35 @@ class _NoThread:
 
     def start(self) -> None:
         """Nothing runs."""
+
+
+def text_frame(data: str) -> bytes:
+    """A server's message in one frame."""
+    payload = data.encode()
+    size = len(payload)
+    if size <= _SHORT_BYTES:
+        return bytes((_WHOLE_TEXT, size)) + payload
+    return struct.pack("!BBH" if size < 65_536 else "!BBQ", _WHOLE_TEXT, 126 if size < 65_536 else 127, size) + payload
+
+
+def short_text(data: bytes) -> str | None:
+    """The text of ``data``, where that is exactly one client's frame with a short text, as nearly all of them are;
+    ``None``: it is something else, for wsproto (which takes 34 µs for what takes 2 here)."""
+    size = len(data) - 6
+    if not 0 < size <= _SHORT_BYTES or data[0] != _WHOLE_TEXT or data[1] != _MASKED | size:
+        return None
+    mask = (data[2:6] * (size // 4 + 1))[:size]
+    payload = (int.from_bytes(data[6:]) ^ int.from_bytes(mask)).to_bytes(size)
+    try:
+        return payload.decode()
+    except UnicodeError:
+        return None
+
+
+def is_short_control(data: bytes) -> bool:
+    """Whether ``data`` is exactly one client's control frame: a ping, a pong, a close."""
+    size = len(data) - 6
+    return 0 <= size <= _SHORT_BYTES and data[0] in _CONTROL and data[1] == _MASKED | size
 
 
 class SocketIO(Server):  # type: ignore[misc]  # the library has no types
@@ -102,6 +135,8 @@ class SocketIO(Server):  # type: ignore[misc]  # the library has no types
         self._lock = Semaphore(1)
         self._queued: dict[type[Event], bytes] = {}  # control frames; at most a ping, a pong and a close
         self._partial = bytearray()
+        # Nothing half-read is in wsproto. Once something was, it stays there, for it does not tell when that is over.
+        self._between_frames = True
         self._taken = 0
         self._unanswered = False
         self._finished = False
@@ -163,9 +198,10 @@ class SocketIO(Server):  # type: ignore[misc]  # the library has no types
 
         :raises ConnectionGone: it could not be written: closed, lost, or not read within ``send_timeout_s``.
         """
-        message: Event = TextMessage(data) if isinstance(data, str) else BytesMessage(data)
+        # A message in one frame is the same whatever was sent before, so wsproto has nothing to add to it.
+        frame = text_frame(data) if isinstance(data, str) else self._protocol.send(BytesMessage(data))
         with self._lock:
-            if self.close_code is None and self._write(self._protocol.send(message), self._send_timeout_s):
+            if self.close_code is None and self._write(frame, self._send_timeout_s):
                 self._flush(self._send_timeout_s)
                 metrics.frames_out.inc()
                 return
@@ -210,6 +246,11 @@ class SocketIO(Server):  # type: ignore[misc]  # the library has no types
             self._ping()
         elif data:
             self._unanswered = False
+            text = short_text(data) if self._between_frames else None
+            if text is not None:
+                self._events = iter((TextMessage(text),))
+                return
+            self._between_frames = self._between_frames and is_short_control(data)
             self._protocol.receive_data(data)
             self._events = self._protocol.events()
         else:
