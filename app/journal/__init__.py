@@ -7,7 +7,7 @@ for a write. Both backends (``sqlite``, ``redis``) hold exactly this, and one co
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -303,7 +303,13 @@ NEVER = Expect("never", "never", 1)
 
 class Watch(Protocol):
     """Wakes its one waiter when something on its topics was committed, by any process; at times without a reason, so
-    who is woken looks."""
+    who is woken looks.
+
+    :ivar woken_by: the topics of all wake-ups that the last wait took. An empty text among them stands for any of them.
+    """
+
+    @property
+    def woken_by(self) -> Set[str]: ...
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block this greenlet until woken (``True``) or until the time is up (``False``). Wake-ups while nobody waits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 
 from gevent.event import Event as GreenEvent
 
@@ -11,17 +11,21 @@ from gevent.event import Event as GreenEvent
 class TopicWatch:
     """One waiter on some topics; see ``journal.Watch``."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_event", "_named", "woken_by")
 
     def __init__(self) -> None:
         self._event = GreenEvent()
+        self._named: set[str] = set()
+        self.woken_by: Set[str] = frozenset()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         woken = bool(self._event.wait(timeout_s))
         self._event.clear()
+        self.woken_by, self._named = self._named, set()
         return woken
 
-    def wake(self) -> None:
+    def wake(self, topic: str = "") -> None:
+        self._named.add(topic)
         self._event.set()
 
 
@@ -50,7 +54,7 @@ class Topics:
         """Wake this process's watchers of these topics."""
         for topic in topics:
             for watch in self._watchers.get(topic, ()):
-                watch.wake()
+                watch.wake(topic)
 
     def wake_all(self) -> None:
         for watchers in self._watchers.values():

@@ -16,7 +16,7 @@ from typing import Protocol
 import gevent
 
 from app.errors import BaseError, JournalUnavailableError, StaleDocumentError
-from app.journal import Activity, Change, Delete, Event, Journal, Put, Watch
+from app.journal import PAGE_BYTES, Activity, Change, Delete, Event, Journal, Put, Watch
 from app.journal.records import OpenConnection, Worker
 from app.telemetry import metrics
 
@@ -182,28 +182,38 @@ class Connections:
 
         :raises ConnectionGone: from the socket, when it has ended.
         """
-        topics = (f"session:{connection.session_id}", f"connection:{connection.connection_id}")
-        with self._journal.watch(*topics) as watch:
+        own_topic = f"connection:{connection.connection_id}"
+        with self._journal.watch(f"session:{connection.session_id}", own_topic) as watch:
             connection.watch = watch
+            unsure = True  # whether others have removed it meanwhile
             while connection.socket.close_code is None:
                 if connection.leaving is not None:
                     self._goodbye(connection, *connection.leaving)
                     return
                 try:
                     found = self._journal.events(connection.session_id, after=connection.cursor, limit=READ_EVENTS)
-                    replaced = not found and self._is_replaced(connection)
+                    if not found and unsure:
+                        unsure = False
+                        if self._is_replaced(connection):
+                            connection.leave(*self._why_gone(connection.session_id))
+                            continue
                 except BaseError:
                     # The journal is away; the socket stays, and goes on where it is.
                     watch.wait(JOURNAL_AWAY_S)
                     continue
-                if found:
-                    self._write(connection, found)
+                self._write(connection, found)
+                if found and (unsure or self._is_full(found)):
                     # A reader that keeps up never makes a write wait, and nobody else would run during a long replay.
                     gevent.sleep(BREATH_S)
-                elif replaced:
-                    connection.leave(*self._why_gone(connection.session_id))
-                else:
-                    watch.wait(LOOK_S)
+                    continue
+                # What was appended after the look has woken the watch already.
+                woken = watch.wait(LOOK_S)
+                unsure = not woken or bool(watch.woken_by & {own_topic, ""})
+
+    @staticmethod
+    def _is_full(page: list[Event]) -> bool:
+        """Whether there may be more behind it."""
+        return len(page) >= READ_EVENTS or sum(len(event.frame) for event in page) > PAGE_BYTES
 
     def _write(self, connection: Connection, found: list[Event]) -> None:
         for event in found:
