@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 import gunicorn.http.parser
 import gunicorn.http.wsgi
+from gunicorn import util
 
 if TYPE_CHECKING:
     from .worker import DrainWorker
@@ -19,10 +20,23 @@ def response_class(worker: DrainWorker) -> type[Any]:
         What those promised holds: a client that was told "keep-alive" may be sending its next request already.
         """
 
+        headers_sent: bool
+        sent: int
+
         def default_headers(self) -> list[str]:
             if not worker.alive:
                 self.force_close()
             return [line for line in super().default_headers() if not line.startswith("Server:")]
+
+        def write(self, data: bytes) -> None:
+            if self.headers_sent or self.chunked or self._omits_body or self.response_length != len(data):
+                super().write(data)
+                return
+            # Nearly all responses are one piece: its head goes with it, in one packet.
+            lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
+            self.headers_sent = True
+            self.sent += len(data)
+            util.write(self.sock, "".join(lines).encode("latin-1") + data)
 
     return Response
 
