@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from random import getrandbits
 from typing import Literal
 
 from gevent.lock import BoundedSemaphore
@@ -122,7 +122,7 @@ class Router:
         taken = policy.take(
             case,
             autonomy=policy.effective_autonomy(self.journal, registration.autonomy),
-            repair_id=uuid.uuid4().hex,
+            repair_id=f"{getrandbits(128):032x}",  # a name, no secret; used where a repair begins
             now_s=time.time(),
             late=self._is_late(report, case),
         )

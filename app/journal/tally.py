@@ -32,7 +32,7 @@ def _registered(event: NewEvent) -> None:
 def _error(event: NewEvent) -> None:
     # One that was polled, or replayed from a dead letter, is not a callback (any more).
     if event.data.get("source") == "callback":
-        metrics.error_callbacks.labels("true").inc()
+        _ROUTED.inc()
 
 
 def _blocked(event: NewEvent) -> None:
@@ -49,7 +49,7 @@ def _dead_letter(put: Put) -> None:
     reason = _REASONS.get(put.body.get("reason"))
     if reason is not None and put.expect == 0:  # new; one that is replayed is written again
         reason.inc()
-        metrics.error_callbacks.labels("false").inc()
+        _UNROUTED.inc()
 
 
 def _repair(put: Put) -> None:
@@ -59,6 +59,8 @@ def _repair(put: Put) -> None:
         outcome.inc()
 
 
+# A look-up by label costs as much as the count.
+_ROUTED, _UNROUTED = metrics.error_callbacks.labels("true"), metrics.error_callbacks.labels("false")
 _REASONS: dict[Any, Any] = {reason: metrics.dead_letters.labels(reason) for reason in get_args(metrics.Reason)}
 _OUTCOMES: dict[Any, Any] = {
     state: metrics.repairs.labels(state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -11,6 +13,16 @@ from gunicorn import util
 
 if TYPE_CHECKING:
     from .worker import DrainWorker
+
+
+def date_line() -> str:
+    """The ``Date`` header; written once a second, for it costs as much as all others together."""
+    return _date_line(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date_line(second: int) -> str:
+    return f"Date: {util.http_date(second)}\r\n"
 
 
 def response_class(worker: DrainWorker) -> type[Any]:
@@ -26,7 +38,12 @@ def response_class(worker: DrainWorker) -> type[Any]:
         def default_headers(self) -> list[str]:
             if not worker.alive:
                 self.force_close()
-            return [line for line in super().default_headers() if not line.startswith("Server:")]
+            lines = [f"HTTP/{self.req.version[0]}.{self.req.version[1]} {self.status}\r\n", date_line()]
+            lines.append(f"Connection: {self._connection()}\r\n")
+            return [*lines, "Transfer-Encoding: chunked\r\n"] if self.chunked else lines
+
+        def _connection(self) -> str:
+            return "upgrade" if self.upgrade else "close" if self.should_close() else "keep-alive"
 
         def write(self, data: bytes) -> None:
             if self.headers_sent or self.chunked or self._omits_body or self.response_length != len(data):

@@ -21,6 +21,7 @@ from gevent.event import Event
 from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.http import errors as parse_errors
+from gunicorn.http.body import LengthReader
 from gunicorn.workers.ggevent import GeventWorker
 
 from .refusals import INTERNAL, REFUSALS, problem, refused_request
@@ -191,14 +192,19 @@ class DrainWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         try:
             super().handle_request(listener_name, req, sock, addr)
             # What the application left of the body stands before the next request; more than a bound is not waited for.
-            if req.body is not None and not self._discard(req.body.read):
+            if not self._is_read(req.body) and not self._discard(req.body.read):
                 raise StopIteration
         except StopIteration:
-            if req.body is not None:
+            if not self._is_read(req.body):
                 self._discard(req.body.read)
             raise
         finally:
             self._idle[connection] = sock, time.monotonic()
+
+    @staticmethod
+    def _is_read(body: Any) -> bool:
+        """Whether nothing of a request's body can be left on its connection."""
+        return body is None or (isinstance(body.reader, LengthReader) and body.reader.length == 0)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what never reached the application, or left it as an exception. Nothing of the request is echoed."""
