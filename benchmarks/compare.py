@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks import crowd, flood, kill, turns
+from benchmarks import crowd, flood, floors, kill, turns
 from benchmarks.bridge import cpu_seconds, running_server
 from benchmarks.reference import Reference, install
 from benchmarks.rows import Row, rows, table
@@ -158,10 +158,18 @@ def main() -> None:
         compared.turns(options.rounds)
     if compared.wants("repair"):
         compared.repair(options.rounds, options.n8n_app)
+    below = {} if wanted and "floors" not in wanted else floors.measure()
     found = list(compared.rows.values())
-    told = {"rows": [row.as_json() for row in found], "cpuUsPerRequest": compared.cpu_us, "afterSigkill": killed}
+    told = {
+        "rows": [row.as_json() for row in found],
+        "cpuUsPerRequest": compared.cpu_us,
+        "afterSigkill": killed,
+        "floors": below,
+    }
     print(json.dumps({"benchmark": "compare", "seconds": round(time.monotonic() - began), **told}))
     print(table(found))
+    if below:
+        print("floors: " + ", ".join(f"{name} {value:g}" for name, value in below.items()))
     if killed:
         count, after_s = killed["acknowledged"], killed["killedAfterS"]
         print(f"SIGKILL {after_s} s into a flood of callbacks: all {count} that were acknowledged are in the journal")
