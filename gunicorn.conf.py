@@ -5,9 +5,11 @@ The master imports nothing of ``app``: it lives through reloads, and would keep 
 worker import there.
 """
 
+from gevent import config as gevent_config
 from gevent import monkey
 
 monkey.patch_all()  # before anything else is imported
+gevent_config.track_greenlet_tree = False  # who spawned it, with the stack: 2 KiB of each greenlet, for debuggers
 
 import os
 import shutil
