@@ -16,6 +16,7 @@ import gevent.pool
 from benchmarks.bridge import ClosedError, WebSocket, cpu_seconds, memory_kib
 
 OPENERS = 32
+OPEN_LIMIT_S = 90.0
 SETTLE_S = 1.5
 PING_EVERY_S = 30.0
 EXIT_LIMIT_S = 40.0
@@ -32,7 +33,7 @@ def open_sockets(port: int, count: int) -> list[WebSocket]:
     pool = gevent.pool.Pool(OPENERS)
     for _ in range(count):
         pool.spawn(lambda: opened.append(WebSocket(port, {})))
-    pool.join()
+    pool.join(OPEN_LIMIT_S)
     assert len(opened) == count, f"{count - len(opened)} of {count} sockets were not let in"
     return opened
 
