@@ -75,11 +75,16 @@ class SqliteJournal:
         try:
             prepare_file(path)
             self._reader = connect(path, read_only=True)
-            self._wakeups = Wakeups(path.with_name(path.name + ".wake"), data_version=self._data_version)
+            self._wakeups = Wakeups(
+                path.with_name(path.name + ".wake"), data_version=self._data_version, announced=self._announced
+            )
         except sqlite3.Error as exc:
             raise JournalUnavailableError(f"The journal {path} cannot be opened: {exc}.") from exc
         self._writer = GroupCommitter(
-            partial(connect, path), on_commit=self._wakeups.wake_local, announce=self._wakeups.announce
+            partial(connect, path),
+            number=_next_announcement,
+            on_commit=self._wakeups.committed,
+            announce=self._wakeups.announce,
         )
         self._closed = False
 
@@ -332,6 +337,18 @@ class SqliteJournal:
     def _data_version(self) -> int:
         (version,) = self._reader.execute("PRAGMA data_version").fetchone()
         return int(version)
+
+    def _announced(self) -> int:
+        row = self._reader.execute("SELECT value FROM counters WHERE name = 'announcements'").fetchone()
+        return int(row[0]) if row else 0
+
+
+def _next_announcement(connection: sqlite3.Connection) -> int:
+    (number,) = connection.execute(
+        "INSERT INTO counters VALUES ('announcements', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 "
+        "RETURNING value"
+    ).fetchone()
+    return int(number)
 
 
 def _take(connection: sqlite3.Connection, name: str, holder: str, expires_at: float, ttl_s: float) -> Lease:

@@ -1,12 +1,16 @@
 """Who is woken by a commit: readers of this process by topic, other processes by a datagram to each.
 
-A datagram names topics and carries no data, so a full queue is harmless (its owner has yet to look anyway). What a
-process that was killed between commit and datagram never sent is found by looking at ``PRAGMA data_version``.
+A datagram names topics and carries no data, so a full queue is harmless (its owner has yet to look anyway). Each has
+the number of its commit. Once a second, where ``PRAGMA data_version`` tells that something was committed, the last
+number is compared with those that came: so what a process that was killed between commit and datagram never sent is
+found. Most commits of a quiet second are renewed leases, which nobody waits for: to wake every socket for each of them
+would cost more than all else that an idle socket does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -29,10 +33,16 @@ _Socket = monkey.get_original("socket", "socket")
 class Wakeups(Topics):
     """Topics, their watchers here, and the other processes on the same journal."""
 
-    def __init__(self, directory: Path, *, data_version: Callable[[], int]) -> None:
+    def __init__(self, directory: Path, *, data_version: Callable[[], int], announced: Callable[[], int]) -> None:
+        """
+        :param announced: the number of the last commit that somebody may wait for.
+        """
         super().__init__()
         self._data_version = data_version
+        self._announced = announced
         self._seen = data_version()
+        self._known = announced()  # this number and all before it have come
+        self._ahead: set[int] = set()  # and these
         self._peers = _Peers(directory)
         loop = gevent.get_hub().loop
         self._io = None
@@ -43,9 +53,14 @@ class Wakeups(Topics):
         self._timer = loop.timer(interval_s, repeat=interval_s)
         self._timer.start(self._look)
 
-    def announce(self, topics: set[str]) -> None:
-        """In any thread: tell the other processes. Never blocks."""
-        self._peers.send(topics)
+    def announce(self, topics: set[str], number: int) -> None:
+        """In any thread: tell the other processes of a commit. Never blocks."""
+        self._peers.send(topics, number)
+
+    def committed(self, topics: set[str], number: int) -> None:
+        """Wake whoever waits here for a commit of our own."""
+        self._note(number)
+        self.wake_local(topics)
 
     def stop(self) -> None:
         self._timer.stop()
@@ -54,7 +69,8 @@ class Wakeups(Topics):
         self._peers.close()
 
     def _receive(self) -> None:
-        for topics in self._peers.received():
+        for topics, number in self._peers.received():
+            self._note(number)
             if EVERYTHING in topics:
                 self.wake_all()
             else:
@@ -62,9 +78,23 @@ class Wakeups(Topics):
 
     def _look(self) -> None:
         version = self._data_version()
-        if version != self._seen:
-            self._seen = version
+        if version == self._seen:
+            return
+        self._seen = version
+        last = self._announced()
+        if last != self._known:
+            # One never came; or is on its way, or the journal was restored: then this is once too often.
+            self._known = last
+            self._ahead = {number for number in self._ahead if number > last}
             self.wake_all()
+
+    def _note(self, number: int) -> None:
+        """In whatever order they come: those of others overtake our own."""
+        if number > self._known:
+            self._ahead.add(number)
+        while self._known + 1 in self._ahead:
+            self._known += 1
+            self._ahead.remove(self._known)
 
 
 class _Peers:
@@ -90,7 +120,7 @@ class _Peers:
     def _address(self, name: str) -> str:
         return f"/proc/self/fd/{self._directory_fd}/{name}"
 
-    def send(self, topics: set[str]) -> None:
+    def send(self, topics: set[str], number: int) -> None:
         if self.socket is None:
             return
         try:
@@ -100,9 +130,9 @@ class _Peers:
             return
         if not others:
             return
-        payload = "\n".join(topics).encode("utf-8", "surrogatepass")
+        payload = json.dumps([number, *topics]).encode()
         if len(payload) > DATAGRAM_MAX_BYTES:
-            payload = EVERYTHING.encode()
+            payload = json.dumps([number, EVERYTHING]).encode()
         for name in others:
             try:
                 self.socket.sendto(payload, self._address(name))
@@ -114,13 +144,19 @@ class _Peers:
                 # Its queue is full, or there is no memory now: it lives, and finds the commit by looking.
                 continue
 
-    def received(self) -> Iterator[set[str]]:
+    def received(self) -> Iterator[tuple[set[str], int]]:
+        """Topics, and their commit's number."""
         while self.socket is not None:
             try:
                 payload = self.socket.recv(DATAGRAM_MAX_BYTES + 1)
             except OSError:
                 return
-            yield set(payload.decode("utf-8", "surrogatepass").split("\n"))
+            try:
+                number, *topics = json.loads(payload)
+            except (ValueError, TypeError):
+                # A worker of another version, during a reload: what it says nothing of is found by looking.
+                continue
+            yield set(topics), number
 
     def close(self) -> None:
         if self.socket is not None:

@@ -56,21 +56,24 @@ class GroupCommitter:
         self,
         connect: Callable[[], sqlite3.Connection],
         *,
-        on_commit: Callable[[set[str]], None],
-        announce: Callable[[set[str]], None],
+        number: Callable[[sqlite3.Connection], int],
+        on_commit: Callable[[set[str], int], None],
+        announce: Callable[[set[str], int], None],
     ) -> None:
         """
         :param connect: opens the writing connection, in the thread.
-        :param on_commit: told the topics of each committed group, in the loop.
+        :param number: numbers a group that somebody may wait for, in its transaction.
+        :param on_commit: told the topics and the number of each such group once it is committed, in the loop.
         :param announce: the same, in the thread, for other processes; must not block.
         """
         self.transactions = 0
         self._connect = connect
+        self._number = number
         self._on_commit = on_commit
         self._announce = announce
         self._queue: Any = _SimpleQueue()
         self._waiting = 0
-        self._finished: deque[tuple[list[_Op], set[str]]] = deque()
+        self._finished: deque[tuple[list[_Op], set[str], int]] = deque()
         self._connection: sqlite3.Connection | None = None
         self._sampler = Sampler()
         self._closed = False
@@ -115,11 +118,11 @@ class GroupCommitter:
 
     def _deliver(self) -> None:
         while self._finished:
-            group, topics = self._finished.popleft()
+            group, topics, number = self._finished.popleft()
             for op in group:
                 op.done.set()
             if topics:
-                self._on_commit(topics)
+                self._on_commit(topics, number)
             if not group:
                 self._stopped.set()
 
@@ -140,30 +143,30 @@ class GroupCommitter:
                     break
                 op = self._queue.get()
             if group:
-                self._finish(group, self._commit(group))
+                self._finish(group, *self._commit(group))
         if self._connection is not None:
             self._connection.close()
-        self._finish([], set())
+        self._finish([], set(), 0)
 
-    def _finish(self, group: list[_Op], topics: set[str]) -> None:
-        self._finished.append((group, topics))
+    def _finish(self, group: list[_Op], topics: set[str], number: int) -> None:
+        self._finished.append((group, topics, number))
         self._bell.send()
 
-    def _commit(self, group: list[_Op]) -> set[str]:
+    def _commit(self, group: list[_Op]) -> tuple[set[str], int]:
         try:
-            topics = self._transaction(group)
+            topics, number = self._transaction(group)
         except sqlite3.Error as exc:
             self._fail(group, exc)
-            return set()
+            return set(), 0
         if topics:
             try:
-                self._announce(topics)
+                self._announce(topics, number)
             except Exception:
                 # The top of this thread, and the commit has happened: others find it by looking.
                 log.exception("announcing a commit failed")
-        return topics
+        return topics, number
 
-    def _transaction(self, group: list[_Op]) -> set[str]:
+    def _transaction(self, group: list[_Op]) -> tuple[set[str], int]:
         if self._connection is None:
             self._connection = self._connect()
         connection = self._connection
@@ -172,13 +175,14 @@ class GroupCommitter:
             connection.execute("BEGIN IMMEDIATE")
             for op in group:
                 topics.update(self._one(op, connection))
+            number = self._number(connection) if topics else 0
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
         self.transactions += 1
-        return topics
+        return topics, number
 
     @staticmethod
     def _one(op: _Op, connection: sqlite3.Connection) -> Iterable[str]:

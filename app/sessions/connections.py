@@ -159,7 +159,8 @@ class Connections:
             gone: list[Delete] = [Delete(OpenConnection.KIND, found.connection_id) for found in left]
             if len(left) < FORGET_CONNECTIONS:
                 gone.append(Delete(Worker.KIND, worker.key))
-            self._journal.commit(Change(deletes=gone))
+            wake = [f"connection:{found.connection_id}" for found in left]  # it may have been paused only
+            self._journal.commit(Change(deletes=gone, wake=wake))
 
     def drain(self) -> None:
         """Tell every socket where to come back; the goodbyes are spread a little. Idempotent, does not block."""
