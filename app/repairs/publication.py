@@ -173,7 +173,8 @@ class Publication:
 
     def put_back(self, repair: Repair, fences: Sequence[Lease]) -> str:
         """The workflow's draft as it was before the repair's trial; returns its version. A later edit of somebody else
-        is left alone.
+        is left alone, and so is a draft that runs by now: while this repair's worker was lost a person has published
+        it, or has approved another repair that proposes the same.
 
         :raises N8nError: n8n cannot do it now.
         """
@@ -183,6 +184,8 @@ class Publication:
         body = editable(snapshot.workflow)
         try:
             base = repair.trial_version_id or self._tried_version(repair)
+            if self.workflows.get(repair.workflow_id).get("activeVersionId") == base:
+                return base
             restored = self.workflows.put_draft(repair.workflow_id, body, base_version_id=base, fences=fences)
         except (ConflictError, WorkflowNotFoundError):
             log.warning("a trial's draft was changed by others and is left", extra={"workflowId": repair.workflow_id})
