@@ -305,17 +305,16 @@ class DraftWrite(Record):
     """A draft that is being written to n8n: noted before it is sent, dropped when its writer is still in charge after
     it. One that stays has lost its writer, and may come to be n8n's draft at any moment until it is given up.
 
-    :ivar hash: of the nodes and connections that are sent; empty where only its version tells it.
+    :ivar hash: of the nodes and connections that are sent; empty: a chat's, which only its version tells.
     :ivar version_id: what n8n has made of it, where its writer came to know.
-    :ivar instead: name, nodes, connections and settings that are to be there in its place.
-    :ivar active_version_id: what ran when it was sent; empty: nothing.
+    :ivar instead: name, nodes, connections and settings that are to be there in its place; where the workflow runs and
+        it is no chat's, what runs then.
     """
 
     KIND = "draft_write"
     write_id: str
     workflow_id: str
     instead: dict[str, Any]
-    active_version_id: str
     hash: str = ""
     version_id: str = ""
 

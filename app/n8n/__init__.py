@@ -47,8 +47,8 @@ class Workflows(Protocol):
     ) -> Workflow:
         """Save a draft on top of ``base_version_id``; production keeps running what it ran.
 
-        :param instead: what the draft is to be should this one come when its writer is not there any more. ``None``:
-            it may stay.
+        :param instead: what the draft is to be should this one come when its writer is not there any more; of a
+            workflow that runs, what runs then. ``None``: it may stay.
         :raises ConflictError: the workflow was changed by somebody else meanwhile.
         """
 

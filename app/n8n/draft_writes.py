@@ -59,9 +59,4 @@ class DraftWrites:
 
 
 def _write(present: Workflow, **fields: Any) -> DraftWrite:
-    return DraftWrite(
-        write_id=uuid.uuid4().hex,
-        workflow_id=str(present["id"]),
-        active_version_id=present["activeVersionId"] or "",
-        **fields,
-    )
+    return DraftWrite(write_id=uuid.uuid4().hex, workflow_id=str(present["id"]), **fields)

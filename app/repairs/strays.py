@@ -15,7 +15,7 @@ from app.n8n.errors import N8nRefusedError
 from app.n8n.workflows import contents_hash, editable
 
 LATE_S = 300.0
-"""So long after it was sent a draft may still come: n8n's web server gives a request up by then."""
+"""So long a draft is looked for after it was sent: Node's own limit for a request; n8n has none for its work."""
 _UNFINISHED: tuple[RepairState, ...] = ("trying", "publishing", "restoring")
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ class Strays:
 
     def _take_back(self, write: DraftWrite, current: Workflow, lease: Lease) -> None:
         workflow_id, body = write.workflow_id, write.instead
-        if current.get("activeVersionId") not in (None, write.active_version_id):
-            # Another version was published since it was sent, so that is what its draft has to be.
+        if write.hash and current.get("activeVersionId"):
+            # Whatever was published since it was sent: with no repair under way the draft is to be what runs.
             running = self.workflows.get(workflow_id, version="active")
             body = {**editable(current), "nodes": running["nodes"], "connections": running["connections"]}
         base = str(current["versionId"])

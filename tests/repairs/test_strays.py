@@ -254,6 +254,17 @@ def test_a_draft_that_is_put_back_too_late_does_not_stay_over_what_runs(place: P
     assert not place.home.has_foreign_draft(place.workflow_id)
 
 
+@both
+def test_an_approved_draft_that_comes_late_stays_where_nothing_runs(place: Place, active: bool) -> None:
+    """Its publication was given up meanwhile: what runs is what counts."""
+    late = place.lose(place.to(FIXED), instead=place.to(FIXED))
+    place.n8n.answer(late)
+
+    place.look()
+
+    assert url_of(place.draft) == (BROKEN if active else FIXED)
+
+
 @inactive
 def test_what_was_put_back_stays_where_nothing_runs(place: Place) -> None:
     before = editable(place.shown())
