@@ -242,12 +242,13 @@ class Publication:
     def _write_snapshot(self, rollback: Rollback, snapshot: Snapshot, lease: Lease) -> None:
         workflow_id = rollback.workflow_id
         current = self.workflows.get(workflow_id)
-        if rollback.only_version_id not in ("", current.get("versionId")) and canonical_hash(current) != snapshot.hash:
+        is_there = canonical_hash(current) == snapshot.hash
+        if rollback.only_version_id not in ("", current.get("versionId")) and not is_there:
             repair = self.published_over(snapshot)
             if repair is None or self.is_edited(repair, current):
                 self._drop(rollback, "warning", _EDITED, lease)
                 return
-        if canonical_hash(current) != snapshot.hash:
+        if not is_there:
             name = f"rollback:{current.get('versionId')}"
             self.snapshot(current, cause="rollback", for_write=name, fences=[lease], keep=snapshot.snapshot_id)
             base, body = str(current.get("versionId", "")), editable(snapshot.workflow)
@@ -265,7 +266,9 @@ class Publication:
                 self._drop(rollback, "warning", _EDITED, lease)
                 raise
             current = {**current, "versionId": written["versionId"]}
-        self._activate(current, str(current.get("versionId", "")), lease)
+        if not is_there or self.workflows.has_foreign_draft(workflow_id):
+            # Else a lost worker has published it, and a trial's draft that was put back has another version of it.
+            self._activate(current, str(current.get("versionId", "")), lease)
 
         def rolled_back() -> Change:
             puts = []

@@ -14,7 +14,7 @@ import pytest
 
 from app.errors import LeaseLostError, N8nError
 from app.journal import Change, Lease
-from app.journal.records import DraftWrite, Repair
+from app.journal.records import DraftWrite, Repair, Rollback
 from app.journal.sqlite import SqliteJournal
 from app.n8n import Workflow
 from app.n8n.client import N8nClient
@@ -333,3 +333,23 @@ def test_what_the_note_keeps_has_no_secrets(place: Place) -> None:
     place.look()
     assert url_of(place.draft) == BROKEN
     assert place.draft["nodes"][-1]["parameters"] == {"apiKey": key}
+
+
+# -- an undo
+
+
+def test_an_undo_that_a_lost_worker_has_published_is_not_published_again(place: Place) -> None:
+    """A trial was put back since, so the draft has another version of the same."""
+    before = place.shown()
+    snapshot_id = place.publication.snapshot(before, cause="repair", for_write="r1:1", fences=[place.lease])
+    place.write(place.to(FIXED), instead=editable(before))
+    place.write(editable(before), instead=editable(before))
+    rollback = Rollback(workflow_id=place.workflow_id, session_id="s1", snapshot_id=snapshot_id, by="person")
+    place.journal.commit(Change(puts=[rollback.put()]))
+    requests = len(place.n8n.requests)
+
+    assert place.look() is False
+
+    assert Rollback.find(place.journal) == []
+    assert place.draft["versionId"] != before["versionId"] == place.draft["activeVersionId"]
+    assert {request.method for request in place.n8n.requests[requests:]} == {"GET"}
