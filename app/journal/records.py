@@ -305,6 +305,8 @@ class DraftWrite(Record):
     """A draft that is being written to n8n: noted before it is sent, dropped when its writer is still in charge after
     it. One that stays has lost its writer, and may come to be n8n's draft at any moment until it is given up.
 
+    :ivar sent_at_s: epoch seconds. :ivar repeated: it was sent before and not seen through, which may come still,
+        whatever becomes of this one.
     :ivar hash: of the nodes and connections that are sent; empty: a chat's, which only its version tells.
     :ivar version_id: what n8n has made of it, where its writer came to know.
     :ivar instead: name, nodes, connections and settings that are to be there in its place; where the workflow runs and
@@ -312,15 +314,17 @@ class DraftWrite(Record):
     """
 
     KIND = "draft_write"
-    write_id: str
     workflow_id: str
     instead: dict[str, Any]
+    sent_at_s: float
+    repeated: bool = False
     hash: str = ""
     version_id: str = ""
 
     @property
     def key(self) -> str:
-        return self.write_id
+        # One for each content, however often n8n is away while it is written.
+        return f"{self.workflow_id}:{self.hash or self.version_id}"
 
 
 DECISIONS = "decisions"

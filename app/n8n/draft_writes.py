@@ -7,12 +7,12 @@ here is how they tell it from a person's edit: see ``repairs/strays.py``.
 
 from __future__ import annotations
 
-import uuid
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.errors import LeaseLostError
+from app.errors import LeaseLostError, StaleDocumentError
 from app.journal import Change, Delete, Journal, Lease
 from app.journal.records import DECISIONS, DraftWrite
 from app.n8n import Workflow
@@ -33,12 +33,16 @@ class DraftWrites:
 
         :raises LeaseLostError: somebody else is in charge now.
         """
-        write = None
-        if instead is not None and fences:
-            digest = contents_hash(self.shown({**present, **wanted}))
-            write = _write(present, instead=dict(instead), hash=digest)
-        if fences:
-            self.journal.commit(Change(puts=[write.put()] if write else (), fences=fences))
+        if instead is None or not fences:
+            if fences:
+                self.journal.commit(Change(fences=fences))
+            return None
+        write = _write(present, dict(instead), hash=contents_hash(self.shown({**present, **wanted})))
+        try:
+            self.journal.commit(Change(puts=[write.put()], fences=fences))
+        except StaleDocumentError:
+            write = replace(write, repeated=True)
+            self.journal.commit(Change(puts=[replace(write.put(), expect=None)], fences=fences))
         return write
 
     def end(self, write: DraftWrite | None, present: Workflow, version_id: str, *, fences: Sequence[Lease]) -> None:
@@ -49,14 +53,14 @@ class DraftWrites:
         if not fences:
             return
         try:
-            gone = [Delete(write.KIND, write.key)] if write else ()
+            gone = [Delete(write.KIND, write.key)] if write and not write.repeated else ()
             self.journal.commit(Change(deletes=gone, fences=fences))
         except LeaseLostError:
-            stray = write or _write(present, instead=editable(self.shown(present)))
+            stray = write or _write(present, editable(self.shown(present)))
             put = replace(stray.put(version_id=version_id), expect=None)
             self.journal.commit(Change(puts=[put], wake=[DECISIONS]))
             raise
 
 
-def _write(present: Workflow, **fields: Any) -> DraftWrite:
-    return DraftWrite(write_id=uuid.uuid4().hex, workflow_id=str(present["id"]), **fields)
+def _write(present: Workflow, instead: dict[str, Any], *, hash: str = "") -> DraftWrite:
+    return DraftWrite(workflow_id=str(present["id"]), instead=instead, sent_at_s=time.time(), hash=hash)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from app.errors import ConflictError, WorkflowNotFoundError
 from app.journal import Change, Journal, Lease
@@ -41,7 +41,8 @@ class Strays:
             wanted = {current.get("activeVersionId"), *(repair.published_version_id for repair in repairs)}
             if _is_of(write, current) and current["versionId"] not in wanted:
                 self._take_back(write, current, lease)
-        if write.version_id or _age_s(write) > LATE_S:
+        # A chat's was written beyond its lease, so it has come already.
+        if not write.hash or time.time() - write.sent_at_s > LATE_S:
             self.journal.commit(Change(deletes=[write.delete()], fences=[lease]))
 
     def _take_back(self, write: DraftWrite, current: Workflow, lease: Lease) -> None:
@@ -58,7 +59,3 @@ class Strays:
 def _is_of(write: DraftWrite, current: Workflow) -> bool:
     """Whether it is this write that n8n has: by its version, else by what is in it."""
     return write.version_id == current["versionId"] or write.hash == contents_hash(current)
-
-
-def _age_s(write: DraftWrite) -> float:
-    return (datetime.now(UTC) - write.stored_at).total_seconds() if write.stored_at else 0.0

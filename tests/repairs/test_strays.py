@@ -198,7 +198,6 @@ def test_a_draft_that_was_written_beyond_a_lease_is_taken_back(place: Place) -> 
     assert place.look() is False
 
     assert editable(place.shown()) == before
-    assert DraftWrite.find(place.journal) == []
 
 
 def test_what_was_put_back_beyond_a_lease_stays_put_back(place: Place) -> None:
@@ -217,6 +216,27 @@ def test_it_is_taken_back_however_often_it_comes(place: Place) -> None:
         place.n8n.answer(late)
         place.look()
         assert url_of(place.draft) == BROKEN
+
+
+def test_what_is_sent_again_may_still_come_from_the_first_time(place: Place) -> None:
+    before, proposal = editable(place.shown()), place.to(FIXED)
+    late = place.lose(proposal, instead=before)
+    place.write(proposal, instead=before)
+    place.write(before, instead=before)
+    place.n8n.answer(late)
+    assert url_of(place.draft) == FIXED
+
+    place.look()
+
+    assert url_of(place.draft) == BROKEN
+
+
+def test_an_n8n_that_is_away_for_long_leaves_one_note(place: Place) -> None:
+    before, proposal = editable(place.shown()), place.to(FIXED)
+    for _ in range(3):
+        place.lose(proposal, instead=before)
+
+    assert len(DraftWrite.find(place.journal)) == 1
 
 
 def test_what_a_person_has_saved_since_is_left(place: Place) -> None:
