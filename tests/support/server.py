@@ -22,7 +22,7 @@ from typing import Any, Self, TypeVar
 from tests.support.projects import PROJECT, compile_project
 
 T = TypeVar("T")
-START_LIMIT_S = 15.0
+START_LIMIT_S = 30.0
 GONE_LIMIT_S = 3.0
 UNLIMITED = {
     **{f"RATE_LIMIT_{name}_PER_MINUTE": 0 for name in ("WS", "CALLBACKS", "MESSAGES", "HEALTH", "AUTH_FAILURES")},
