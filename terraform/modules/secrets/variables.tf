@@ -38,8 +38,9 @@ variable "values" {
   }
 
   validation {
-    condition = alltrue([for value in values(var.values) : !can(regex(
-      "(?i)change.?me|change.?this|change.?it|place.?holder|replace|dummy|example|sample|todo|fixme|fill.?in|insert|your[-_. ]|[-_.]here\\b|xxxx|\\.\\.\\.|<|>|\\$\\{|\\{\\{|^(.)\\1*$", value
+    condition = alltrue([for value in values(var.values) : length(distinct(split("", value))) >= 8 && !can(regex(
+      "(?i)change.?(me|this|it)|place.?holder|replace|dummy|example|sample|(^|[-_.])(todo|fixme)([-_.]|$)|fill.?in|insert|your[-_.]|[-_.]here|x{6}|\\.\\.\\.|[<>]|\\$\\{|\\{\\{",
+      value,
     ))])
     error_message = "A value is a placeholder. Give the real one."
   }
