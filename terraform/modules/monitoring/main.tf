@@ -21,45 +21,34 @@ resource "aws_cloudwatch_log_group" "this" {
   retention_in_days = 30
 }
 
-# -- saved queries ----------------------------------------------------------------------------------
+# -- what is read out of the lines -------------------------------------------------------------------
 
+# In files of their own, for tests/terraform tries them on lines of a real bridge. docs/logs.md has the lines.
 resource "aws_cloudwatch_query_definition" "this" {
-  for_each = {
-    errors             = "fields @timestamp, @message, sessionId | filter level = \"error\" | sort @timestamp desc | limit 100"
-    slow-claude        = "fields @timestamp, duration, sessionId | filter message like /Claude execution complete/ | filter duration > 5000 | sort duration desc"
-    unrouted-callbacks = "fields @timestamp, workflowId, @message | filter message like /No session found for workflow/ | sort @timestamp desc"
-  }
+  for_each = jsondecode(file("${path.module}/queries.json"))
 
   name            = "${var.name}/${each.key}"
   query_string    = each.value
   log_group_names = [aws_cloudwatch_log_group.this.name]
 }
 
-# -- metrics out of log lines -----------------------------------------------------------------------
-
-# docs/logs.md has the lines.
+# A task says "Memory usage" once a minute, so the sum over a minute is that of all tasks. A callback that reached no
+# session is no DeadLetters: both would call a person for one thing.
 resource "aws_cloudwatch_log_metric_filter" "this" {
-  for_each = {
-    # Once a minute from each task, so its sum over a minute is the number of them all.
-    ActiveConnections = { pattern = "{ $.message = \"Memory usage\" }", value = "$.activeConnections", default = null }
-    ActiveTurns       = { pattern = "{ $.message = \"Memory usage\" }", value = "$.activeTurns", default = null }
-
-    UnroutedCallbacks = { pattern = "{ $.message = \"No session found for workflow\" }", value = "1", default = "0" }
-    BlockedRepairs    = { pattern = "{ $.message = \"repair blocked\" }", value = "1", default = "0" }
-    # Those that could not be read or came too fast: what reached no session is counted above, and nobody is called twice.
-    DeadLetters = { pattern = "{ $.message = \"callback kept as a dead letter\" }", value = "1", default = "0" }
-  }
+  for_each = jsondecode(file("${path.module}/line_metrics.json"))
 
   name           = "${var.name}-${each.key}"
   log_group_name = aws_cloudwatch_log_group.this.name
   pattern        = each.value.pattern
 
   metric_transformation {
-    namespace     = local.namespace
-    name          = each.key
-    value         = each.value.value
-    default_value = each.value.default
-    unit          = "Count"
+    namespace = local.namespace
+    name      = each.key
+    value     = each.value.value
+    unit      = "Count"
+
+    # Of what is counted each other line is a zero: with no data after it, one bad period would be looked at for longer.
+    default_value = each.value.value == "1" ? "0" : null
   }
 }
 

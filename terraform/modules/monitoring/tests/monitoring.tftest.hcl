@@ -138,6 +138,10 @@ run "what_only_a_person_can_mend_is_told" {
     condition     = aws_cloudwatch_log_metric_filter.this["ActiveConnections"].pattern == "{ $.message = \"Memory usage\" }" && aws_cloudwatch_log_metric_filter.this["ActiveConnections"].metric_transformation[0].value == "$.activeConnections"
     error_message = "connections come from the line about memory"
   }
+  assert {
+    condition     = alltrue([for key, filter in aws_cloudwatch_log_metric_filter.this : filter.metric_transformation[0].default_value == (contains(keys(aws_cloudwatch_metric_alarm.told), key) ? "0" : null)])
+    error_message = "what is counted is 0 otherwise, so that its alarm ends; what is measured is not"
+  }
 }
 
 run "every_alarm_names_its_runbook_and_reaches_people" {
