@@ -5,8 +5,9 @@ locals {
   port = 6379
   user = "bridge"
 
-  # Every key has the hash tag {bridge} (REDIS_PREFIX), so one shard holds them all; the functions and INFO come with it.
-  access_string = "on ~{bridge}:* resetchannels &{bridge}:wake +@all"
+  # Every key has the hash tag {bridge} (REDIS_PREFIX), so one shard holds them all; the tag alone is what functions are
+  # called with.
+  access_string = "on ~{bridge} ~{bridge}:* resetchannels &{bridge}:wake +@all"
 
   passwords        = [for number in var.password_versions : random_password.this[tostring(number)].result]
   current_password = local.passwords[length(local.passwords) - 1]

@@ -24,7 +24,7 @@ run "the_journal_is_durable_encrypted_and_closed" {
     error_message = "only the bridge's user may come in; open-access has nobody to ask for a password"
   }
   assert {
-    condition     = aws_memorydb_user.this.authentication_mode[0].type == "password" && aws_memorydb_user.this.access_string == "on ~{bridge}:* resetchannels &{bridge}:wake +@all"
+    condition     = aws_memorydb_user.this.authentication_mode[0].type == "password" && aws_memorydb_user.this.access_string == "on ~{bridge} ~{bridge}:* resetchannels &{bridge}:wake +@all"
     error_message = "a password, and the journal's keys and channel only"
   }
   assert {
