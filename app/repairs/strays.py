@@ -11,7 +11,7 @@ from app.errors import ConflictError, WorkflowNotFoundError
 from app.journal import Change, Journal, Lease
 from app.journal.records import DraftWrite, Repair, RepairState, Rollback
 from app.n8n import Workflow, Workflows
-from app.n8n.errors import N8nRefusedError
+from app.n8n.errors import N8nConflictError, N8nRefusedError
 from app.n8n.workflows import contents_hash, editable
 
 LATE_S = 300.0
@@ -36,7 +36,7 @@ class Strays:
         if any(repair.state in _UNFINISHED for repair in repairs) or Rollback.get(self.journal, write.workflow_id):
             # Whoever goes on with that finds what has come, and may want it.
             return
-        with suppress(ConflictError, WorkflowNotFoundError, N8nRefusedError):
+        with suppress(ConflictError, WorkflowNotFoundError, N8nConflictError, N8nRefusedError):
             current = self.workflows.get(write.workflow_id)
             wanted = {current.get("activeVersionId"), *(repair.published_version_id for repair in repairs)}
             if _is_of(write, current) and current["versionId"] not in wanted:
