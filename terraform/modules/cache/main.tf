@@ -2,8 +2,9 @@
 # address that opens it. docs/journal.md says what the bridge asks of it.
 
 locals {
-  port = 6379
-  user = "bridge"
+  port     = 6379
+  user     = "bridge"
+  endpoint = join("", aws_memorydb_cluster.this.cluster_endpoint[*].address) # a list of one
 
   # Every key has the hash tag {bridge} (REDIS_PREFIX), so one shard holds them all; the tag alone is what functions are
   # called with.
@@ -87,7 +88,6 @@ resource "aws_secretsmanager_secret_version" "redis_url" {
   secret_id = aws_secretsmanager_secret.redis_url.id
   secret_string = format(
     "rediss://%s:%s@%s:%d/0",
-    aws_memorydb_user.this.user_name, local.current_password,
-    aws_memorydb_cluster.this.cluster_endpoint[0].address, local.port,
+    aws_memorydb_user.this.user_name, local.current_password, local.endpoint, local.port,
   )
 }
