@@ -57,7 +57,7 @@ check: .venv/.dev ## rules, format and types; changes nothing
 lock: .venv/.dev ## write the locks anew from requirements*.txt
 	@for name in requirements requirements-dev; do \
 		$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
-			--no-emit-index-url --no-header $$name.txt -o $$name.lock || exit 1; \
+			--no-emit-index-url $$name.txt -o $$name.lock || exit 1; \
 	done
 
 clean: ## remove .venv and caches; var/ with the journal stays
