@@ -29,7 +29,7 @@ from app.n8n.drafts import Drafts
 from app.repairs import notices
 from app.repairs.attempt import Attempts
 from app.repairs.decisions import Decisions
-from app.repairs.notify import Notifier
+from app.repairs.notify import notifications
 from app.repairs.outage import Outages
 from app.repairs.pace import Pace
 from app.repairs.publication import Publication
@@ -170,7 +170,9 @@ class BridgeWorker:
 
     def _chore_list(self) -> list[Chore]:
         settings = self.settings
-        notifier = Notifier(self.journal, settings.notify_url, settings.notify_secret, settings.public_url)
+        told = notifications(
+            self.journal, url=settings.notify_url, secrets=settings.notify_secret, public_url=settings.public_url
+        )
         retention = Retention(self.journal, keep_s=settings.journal_retention_days * 86_400)
 
         def repairs() -> float | None:
@@ -190,7 +192,7 @@ class BridgeWorker:
         chores = [
             Chore("repairs", REPAIRS_INTERVAL_S, repairs, topic=DECISIONS),
             Chore("sweep", settings.session_sweep_seconds, sweep),
-            Chore("notify", NOTIFY_INTERVAL_S, notifier.round, topic=notices.TOPIC),
+            Chore("notify", NOTIFY_INTERVAL_S, told.round, topic=notices.TOPIC),
             Chore("retention", RETENTION_INTERVAL_S, lambda: RETENTION_PAUSE_S if retention.round() else None),
         ]
         if self.n8n is not None and self.router.polled:
