@@ -13,13 +13,14 @@ from app.agents import Agent
 from app.agents.claude import ClaudeAgent
 from app.agents.claude_command import ClaudeOptions
 from app.agents.offline import OfflineAgent
+from app.callbacks import copies
 from app.callbacks.dead_letters import DeadLetters
 from app.callbacks.poll import Poll
 from app.callbacks.replays import Replays
 from app.callbacks.routing import Router
 from app.chores import Chore, Chores
 from app.errors import BaseError
-from app.journal import Journal
+from app.journal import Change, Journal
 from app.journal.backends import make_journal
 from app.journal.records import DECISIONS, Registration
 from app.n8n import Workflows, error_workflow
@@ -47,6 +48,7 @@ from app.web.limits import Limits
 
 REPAIRS_INTERVAL_S = 5.0
 NOTIFY_INTERVAL_S = 30.0
+COPIES_INTERVAL_S = 30.0
 RETENTION_INTERVAL_S, RETENTION_PAUSE_S = 600.0, 1.0
 DRAIN_SETTLE_S = 0.2
 PUBLICATION_SETTLES_S = 2.0
@@ -68,8 +70,8 @@ class BridgeWorker:
         self.settings = settings
         self.holder = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.draining = False
-        complete = notices.with_notices if settings.notify_url else None
-        self.journal = make_journal(settings, complete=complete)
+        self._letter_store = _letter_store(settings)
+        self.journal = make_journal(settings, complete=self._complete)
         self.n8n = _client(settings)
         self.workflows = _workflows(self.n8n, self.journal)
         self.limits = Limits(settings, self.journal)
@@ -110,6 +112,12 @@ class BridgeWorker:
         self._chores = Chores(self.journal, self._chore_list(), holder=self.holder, lease_s=settings.lease_seconds)
         self._drained_at = 0.0
 
+    def _complete(self, change: Change) -> Change:
+        """What is to be delivered elsewhere belongs into the change that it tells of."""
+        if self.settings.notify_url:
+            change = notices.with_notices(change)
+        return copies.with_copies(change) if self._letter_store else change
+
     @property
     def agent_name(self) -> str:
         return self.agent.name
@@ -133,6 +141,8 @@ class BridgeWorker:
         self.journal.open()
         for warning in self.journal.warnings:
             log.warning("journal: %s", warning)
+        if self._letter_store:
+            self._letter_store.open()
         self.tools.start()
         self.runner.start()
         self.connections.begin()
@@ -195,6 +205,9 @@ class BridgeWorker:
             Chore("notify", NOTIFY_INTERVAL_S, told.round, topic=notices.TOPIC),
             Chore("retention", RETENTION_INTERVAL_S, lambda: RETENTION_PAUSE_S if retention.round() else None),
         ]
+        if self._letter_store:
+            copied = copies.copies(self.journal, self._letter_store)
+            chores.append(Chore("dead-letter-copies", COPIES_INTERVAL_S, copied.round, topic=copies.TOPIC))
         if self.n8n is not None and self.router.polled:
             poll = Poll(
                 self.journal,
@@ -207,6 +220,14 @@ class BridgeWorker:
             )
             chores.append(Chore("poll", settings.n8n_poll_interval_seconds, poll.round))
         return chores
+
+
+def _letter_store(settings: Settings) -> copies.Store | None:
+    if settings.dead_letter_url is None:
+        return None
+    from app.callbacks.aws_store import AwsStore  # boto3 is had only where it is used; see there
+
+    return AwsStore(settings)
 
 
 def _client(settings: Settings) -> N8nClient | None:
