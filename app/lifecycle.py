@@ -38,6 +38,7 @@ from app.retention import Retention
 from app.sessions.connections import Connections
 from app.sessions.service import Sessions, put_to_sleep
 from app.settings import Settings
+from app.task_protection import TaskProtection
 from app.telemetry.vitals import Vitals
 from app.tools.catalog import Catalog
 from app.tools.server import ToolsServer
@@ -108,6 +109,8 @@ class BridgeWorker:
             leases=transcripts.leases,
         )
         self.runner = Runner(turns, holder=self.holder, concurrent_turns=settings.max_concurrent_turns)
+        uri = settings.ecs_agent_uri
+        self._protection = TaskProtection(uri, busy=lambda: self.runner.active_turns > 0) if uri else None
         self.vitals = Vitals(interval_s=settings.vitals_interval_seconds, active_sessions=self.active_sessions)
         self._chores = Chores(self.journal, self._chore_list(), holder=self.holder, lease_s=settings.lease_seconds)
         self._drained_at = 0.0
@@ -149,6 +152,8 @@ class BridgeWorker:
         self.replays.start()
         self._chores.start()
         self.vitals.start()
+        if self._protection:
+            self._protection.start()
         log.info("worker started", extra={"agent": self.agent_name, "turns": self.settings.max_concurrent_turns})
 
     def drain(self) -> None:
@@ -176,6 +181,8 @@ class BridgeWorker:
         self.tools.stop()
         self.vitals.stop()
         self.journal.close()
+        if self._protection:
+            self._protection.stop()  # last: it asks somebody else
         log.info("Graceful shutdown complete")
 
     def _chore_list(self) -> list[Chore]:
