@@ -198,7 +198,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("GRACEFUL_TIMEOUT_SECONDS", whole(1, 3600), 30, "Seconds a worker has to drain; turns get 5 s less."),
     Setting("DEAD_LETTER_URL", DEAD_LETTERS, None, "Dead letters are kept there as well."),
     Setting("AWS_REGION", TEXT, None, "AWS region of DEAD_LETTER_URL.", "as AWS's own tools find it"),
-    Setting("AWS_ENDPOINT_URL", URL, None, "Another server that speaks S3 or DynamoDB.", "AWS"),
+    Setting("AWS_ENDPOINT_URL", URL, None, "Another server that speaks S3 or DynamoDB.", "AWS's own"),
     Setting("AWS_ACCESS_KEY_ID", TEXT, None, "For DEAD_LETTER_URL, where no role gives credentials.", "the role's"),
     Setting("AWS_SECRET_ACCESS_KEY", SECRET, None, "The secret of AWS_ACCESS_KEY_ID."),
     Setting("AWS_SESSION_TOKEN", SECRET, None, "The session token of temporary AWS credentials."),
