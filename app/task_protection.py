@@ -72,7 +72,7 @@ class TaskProtection:
             wait_s = LOOK_S
             try:
                 if not found:
-                    self._open()  # like one whose turns ended long ago: a worker that was killed may have left a protection
+                    self._open()  # as if turns had ended long ago: a worker that was killed may have left a protection
                     found = True
                 self._look(time.monotonic())
             except OSError as exc:
