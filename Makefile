@@ -17,13 +17,12 @@ run: .venv/.run ## start the bridge here, on http://127.0.0.1:3000 unless BIND s
 	@exec $(BIN)/gunicorn -c gunicorn.conf.py wsgi:app
 
 test: .venv/.dev programs ## run all tests
-	@N8N_E2E= IMAGE_TEST= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile \
-		--ignore=tests/consistency/test_run.py # random runs: make consistency
+	@N8N_E2E= IMAGE_TEST= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 fuzz: .venv/.dev ## random input for FUZZ_SECONDS (60); what it finds is in var/fuzz
 	@$(BIN)/python -m tests.fuzz
 
-consistency: .venv/.dev redis ## random runs with kills and pauses, checked, for SECONDS (60); SEED replays one
+consistency: .venv/.dev programs ## random runs with kills and pauses, checked, for SECONDS (60); SEED replays one
 	@$(BIN)/python -m tests.consistency --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(BACKEND),--backend $(BACKEND))
 
 n8n: .venv/.run ## install and start a real n8n here, and connect the bridge to it by .env

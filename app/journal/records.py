@@ -306,21 +306,30 @@ class Rollback(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StrayDraft(Record):
-    """What a worker wrote after it had lost its lease: paused between its look at it and the write, which n8n cannot
-    refuse. It is taken back by whoever finds it, as long as it is still what n8n has.
+class DraftWrite(Record):
+    """A draft that is being written to n8n: noted before it is sent, dropped when its writer is still in charge after
+    it. One that stays has lost its writer, and may come to be n8n's draft at any moment until it is given up.
 
-    :ivar before: name, nodes, connections and settings that it was written over.
+    :ivar sent_at_s: epoch seconds. :ivar repeated: it was sent before and not seen through, which may come still,
+        whatever becomes of this one.
+    :ivar hash: of the nodes and connections that are sent; empty: a chat's, which only its version tells.
+    :ivar version_id: what n8n has made of it, where its writer came to know.
+    :ivar instead: name, nodes, connections and settings that are to be there in its place; where the workflow runs and
+        it is no chat's, what runs then.
     """
 
-    KIND = "stray_draft"
+    KIND = "draft_write"
     workflow_id: str
-    version_id: str
-    before: dict[str, Any]
+    instead: dict[str, Any]
+    sent_at_s: float
+    repeated: bool = False
+    hash: str = ""
+    version_id: str = ""
 
     @property
     def key(self) -> str:
-        return f"{self.workflow_id}:{self.version_id}"
+        # One for each content, however often n8n is away while it is written.
+        return f"{self.workflow_id}:{self.hash or self.version_id}"
 
 
 DECISIONS = "decisions"
