@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
 TEST_PROCESSES ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz consistency lint fmt check lock clean python n8n down test-n8n image image-test programs
+.PHONY: help install run test fuzz consistency lint fmt check lock docs audit sbom clean python n8n down test-n8n image image-test programs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-11s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -56,8 +56,18 @@ check: .venv/.dev ## rules, format and types; changes nothing
 lock: .venv/.dev ## write the locks anew from requirements*.txt
 	@for name in requirements requirements-dev; do \
 		$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
-			--no-emit-index-url --no-header $$name.txt -o $$name.lock || exit 1; \
+			--no-emit-index-url $$name.txt -o $$name.lock || exit 1; \
 	done
+
+docs: .venv/.dev ## write what is made from the code and the locks: docs/configuration.md, docs/licences.md
+	@$(BIN)/python -m app.setting_docs > docs/configuration.md
+	@$(BIN)/python -m dev.licences > docs/licences.md
+
+audit: .venv/.dev ## known weaknesses of what is locked, and of our code; error 3: not all could be checked
+	@$(BIN)/python -m dev.audit
+
+sbom: .venv/.dev ## what is shipped, as CycloneDX: var/sbom.cdx.json
+	@$(BIN)/python -m dev.sbom
 
 clean: ## remove .venv and caches; var/ with the journal stays
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import gevent
 
+from app.callbacks.copies import LetterCopy
 from app.callbacks.triggers import TriggerNotes
 from app.errors import StaleDocumentError
 from app.journal import Change, Delete, Document, Expect, Journal, Session
@@ -74,6 +75,8 @@ class Retention:
             self._removed["keys"] += forgotten
             yield
         yield from self._documents(DeadLetter.KIND, before, lambda _: True, at_once=LARGE_AT_ONCE)
+        # Of a time with a DEAD_LETTER_URL: without one nobody delivers them.
+        yield from self._documents(LetterCopy.KIND, before, lambda _: True)
         yield from self._documents(Intent.KIND, work_before, lambda _: True)
         yield from self._documents(ChildFailure.KIND, work_before, lambda _: True)
         yield from self._documents(DraftWrite.KIND, work_before, lambda _: True)

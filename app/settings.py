@@ -212,6 +212,12 @@ TABLE: tuple[Setting, ...] = (
     Setting("MAX_MESSAGE_BYTES", whole(1024, 16 * 1024**2), 1024**2, "Bytes of a frame or a body."),
     Setting("GRACEFUL_TIMEOUT_SECONDS", whole(1, 3600), 30, "Seconds a worker has to drain; turns get 5 s less."),
     Setting("DEAD_LETTER_URL", DEAD_LETTERS, None, "Dead letters are kept there as well."),
+    Setting("AWS_REGION", TEXT, None, "AWS region of DEAD_LETTER_URL.", "as AWS's own tools find it"),
+    Setting("AWS_ENDPOINT_URL", URL, None, "Another server that speaks S3 or DynamoDB.", "AWS's own"),
+    Setting("AWS_ACCESS_KEY_ID", TEXT, None, "For DEAD_LETTER_URL, where no role gives credentials.", "the role's"),
+    Setting("AWS_SECRET_ACCESS_KEY", SECRET, None, "The secret of AWS_ACCESS_KEY_ID."),
+    Setting("AWS_SESSION_TOKEN", SECRET, None, "The session token of temporary AWS credentials."),
+    Setting("ECS_AGENT_URI", URL, None, "Set by ECS: its agent, told to spare this task while turns run."),
     Setting("VITALS_INTERVAL_SECONDS", number(0.05, 86_400), 60, "Seconds between two lines about memory use."),
     Setting(
         "LOG_LEVEL", choice("debug", "info", "warning", "error", "critical"), "info", "Least level that is logged."
@@ -276,6 +282,12 @@ class Settings:
     max_message_bytes: int
     graceful_timeout_seconds: int
     dead_letter_url: str | None
+    aws_region: str | None
+    aws_endpoint_url: str | None
+    aws_access_key_id: str | None = field(repr=False)
+    aws_secret_access_key: str | None = field(repr=False)
+    aws_session_token: str | None = field(repr=False)
+    ecs_agent_uri: str | None
     vitals_interval_seconds: float
     log_level: str
 
@@ -349,6 +361,8 @@ def load(environ: Mapping[str, str] | None = None, env_file: str | Path | None =
     settings = Settings(**known)
     if settings.agent == "claude" and settings.anthropic_api_key is None:
         raise ConfigError("ANTHROPIC_API_KEY must be set where AGENT=claude")
+    if bool(settings.aws_access_key_id) != bool(settings.aws_secret_access_key):
+        raise ConfigError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set both or neither")
     return settings
 
 
@@ -422,6 +436,7 @@ def summary(settings: Settings) -> list[str]:
         + ("with a secret" if settings.n8n_callback_secret else "this machine only (N8N_CALLBACK_SECRET is unset)")
         + f", at {settings.n8n_callback_url}",
         f"repairs: {settings.heal_autonomy}",
+        f"dead letters: {settings.dead_letter_url or 'in the journal only (DEAD_LETTER_URL is unset)'}",
         f"notifications: {origin(settings.notify_url) if settings.notify_url else 'none (NOTIFY_URL is unset)'}",
     ]
     if not on_loopback and not settings.access_token and not settings.allow_anonymous:

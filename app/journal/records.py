@@ -6,8 +6,8 @@ Each record knows its kind, its key and its labels, so that nobody else spells t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Self
 
@@ -18,11 +18,12 @@ from app.journal.events import iso
 Autonomy = Literal["observe", "suggest", "ask", "auto"]
 AUTONOMIES: tuple[Autonomy, ...] = ("observe", "suggest", "ask", "auto")
 """From the least the bridge may do to the most."""
+_BESIDE = ("version", "stored_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A document as a value: what a kind adds to these two fields, its slots, is the document's body.
+    """A document as a value: what a kind adds to these two fields is the document's body.
 
     :ivar version: the one it was read with; 0: not stored yet.
     """
@@ -41,7 +42,7 @@ class Record:
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        body = {name: document.body[name] for name in cls.__slots__ if name in document.body}
+        body = {name: document.body[name] for name in _body_names(cls) if name in document.body}
         return cls(**{**body, "version": document.version, "stored_at": document.created_at})
 
     @classmethod
@@ -58,7 +59,7 @@ class Record:
         """The write of this record with ``changes``, refused if somebody else wrote it since it was read."""
         new = replace(self, **changes)
         # Not ``asdict``, which copies all that is below: it is written out before anybody could change it.
-        body = {name: getattr(new, name) for name in self.__slots__}
+        body = {name: getattr(new, name) for name in _body_names(self)}
         return Put(self.KIND, new.key, body, new.labels, self.version)
 
     def delete(self) -> Delete:
@@ -66,6 +67,10 @@ class Record:
 
     def unchanged(self) -> Expect:
         return Expect(self.KIND, self.key, self.version)
+
+
+def _body_names(kind: type[Record] | Record) -> Iterator[str]:
+    return (known.name for known in fields(kind) if known.name not in _BESIDE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
