@@ -52,8 +52,9 @@ class Strays:
             running = self.workflows.get(workflow_id, version="active")
             body = {**editable(current), "nodes": running["nodes"], "connections": running["connections"]}
         base = str(current["versionId"])
-        self.workflows.put_draft(workflow_id, body, base_version_id=base, fences=[lease], instead=body)
-        log.warning("a draft of a worker that is gone was taken back", extra={"workflowId": workflow_id})
+        written = self.workflows.put_draft(workflow_id, body, base_version_id=base, fences=[lease], instead=body)
+        if written["versionId"] != base:  # else it is like that already
+            log.warning("a draft of a worker that is gone was taken back", extra={"workflowId": workflow_id})
 
 
 def _is_of(write: DraftWrite, current: Workflow) -> bool:

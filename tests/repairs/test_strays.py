@@ -134,7 +134,6 @@ def place(tmp_path: Path, active: bool) -> Iterator[Place]:
     journal.close()
 
 
-inactive = pytest.mark.parametrize("active", [False])
 both = pytest.mark.parametrize("active", [True, False])
 
 
@@ -173,7 +172,7 @@ def test_a_write_that_was_seen_through_leaves_nothing_to_look_for(place: Place) 
 
 
 @both
-def test_a_draft_that_comes_after_its_writer_is_taken_back(place: Place) -> None:
+def test_a_draft_that_comes_after_its_writer_is_taken_back(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     before = editable(place.shown())
     late = place.lose(place.to(FIXED), instead=before)
     for _ in range(2):
@@ -185,6 +184,7 @@ def test_a_draft_that_comes_after_its_writer_is_taken_back(place: Place) -> None
     assert place.look() is False
 
     assert editable(place.shown()) == before
+    assert caplog.text.count("taken back") == 1
     writes = place.n8n.count("PUT", "/workflows")
     assert place.look() is False
     assert place.n8n.count("PUT", "/workflows") == writes
@@ -285,16 +285,18 @@ def test_an_approved_draft_that_comes_late_stays_where_nothing_runs(place: Place
     assert url_of(place.draft) == (BROKEN if active else FIXED)
 
 
-@inactive
-def test_what_was_put_back_stays_where_nothing_runs(place: Place) -> None:
+@both
+def test_what_was_put_back_stays_and_is_not_told(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     before = editable(place.shown())
     place.write(place.to(FIXED), instead=before)
     late = place.lose(before, instead=before)
     place.n8n.answer(late)
+    version_id = place.draft["versionId"]
 
     place.look()
 
-    assert url_of(place.draft) == BROKEN
+    assert (place.draft["versionId"], url_of(place.draft)) == (version_id, BROKEN)
+    assert "taken back" not in caplog.text
 
 
 @both
