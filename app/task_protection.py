@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import time
@@ -52,7 +53,7 @@ class TaskProtection:
         # Without it nobody knows of the others, so each protects for itself, and lets it run out.
         self._folder = metric_files.folder()
         self._fd: int | None = None
-        self._quiet_at = self._retry_at = 0.0
+        self._quiet_at = self._retry_at = -math.inf
         self._greenlet: gevent.Greenlet | None = None
 
     def start(self) -> None:

@@ -25,10 +25,10 @@ task_protection.REQUEST_TIMEOUT_S = 0.3
 
 
 @contextmanager
-def protected(folder: Path, agent: EcsAgent, **more: Any) -> Iterator[BridgeServer]:
+def protected(folder: Path, agent: EcsAgent, *, prelude: str = "", **more: Any) -> Iterator[BridgeServer]:
     """A bridge of two workers with a turn each, at most; a message ``hold NAME`` holds one until that file exists."""
     project = copy_project(folder / "project")
-    (project / "wsgi.py").write_text(SHORT + (PROJECT / "tests" / "support" / "held_wsgi.py").read_text())
+    (project / "wsgi.py").write_text(SHORT + prelude + (PROJECT / "tests" / "support" / "held_wsgi.py").read_text())
     settings = {
         **UNLIMITED,
         "WEB_CONCURRENCY": 2,
@@ -137,15 +137,18 @@ def test_a_reload_leaves_the_turn_of_an_old_worker_protected(two: tuple[BridgeSe
 
 
 def test_a_worker_that_is_killed_leaves_no_protection_behind(agent: EcsAgent, tmp_path: Path) -> None:
-    with protected(tmp_path, agent, WEB_CONCURRENCY=1) as server:
+    never = "task_protection.QUIET_S = 3600.0\n"
+    with protected(tmp_path, agent, prelude=never, WEB_CONCURRENCY=1) as server:
         with begin(server, "a"):
             more(agent, True)
         server.kill_worker()
-        more(agent, False)  # by the worker that follows it, before it has taken the turn over
-        more(agent, True)
+        more(agent, True)  # the one that follows it has taken the turn over
         (tmp_path / "a").touch()
-        more(agent, False)
-        assert ended(agent)
+        server.wait_log("turn finished", outcome="completed")
+        # It would wait for an hour; the one that follows it does not.
+        before = agent.states.count(False)
+        server.kill_worker()
+        wait_for(lambda: ended(agent) and agent.states.count(False) == before + 1, what="a release")
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -171,6 +174,7 @@ def _refuse(agent: EcsAgent) -> None:
 
 
 def _hang(agent: EcsAgent) -> None:
+    agent.released.clear()
     agent.hang = True
 
 
