@@ -71,11 +71,11 @@ python:
 
 # The tests start their own, on a free port. Where it is missing and can be installed, it is.
 programs: # that tests start beside the bridge
-	@{ { command -v redis-server || command -v valkey-server; } && command -v haproxy; } >/dev/null || { \
-		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing redis-server and haproxy ..." && \
+	@{ { command -v redis-server || command -v valkey-server; } && command -v haproxy && command -v chromium; } >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing redis-server, haproxy and chromium ..." && \
 		apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends redis-server haproxy; } || \
-		{ echo "The tests need redis-server 7 or newer and haproxy (on Debian: apt-get install redis-server haproxy)" >&2; exit 1; }
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends redis-server haproxy chromium; } || \
+		{ echo "The tests need redis-server 7 or newer, haproxy and chromium (on Debian: apt-get install redis-server haproxy chromium)" >&2; exit 1; }
 
 # Stamps: a second run has nothing to do.
 .venv/.run: requirements.lock | python

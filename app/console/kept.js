@@ -1,0 +1,54 @@
+// What this browser keeps: tokens, names and drafts. Nothing of it leaves but as a credential to this bridge.
+
+const PREFIX = 'bridge.';
+
+function read(key, otherwise) {
+  try {
+    return JSON.parse(localStorage.getItem(PREFIX + key)) ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+function write(key, value) {
+  try {
+    if (value === null || value === '') localStorage.removeItem(PREFIX + key);
+    else localStorage.setItem(PREFIX + key, JSON.stringify(value));
+  } catch {
+    // Full, or not allowed: then it lasts as long as the page.
+  }
+}
+
+/** The access token, or `null`. */
+export const accessToken = () => read('access', null);
+export const keepAccessToken = (token) => write('access', token);
+
+/** Sessions that were opened here, `{id: {token?, name?, first?, at}}`. */
+export const sessions = () => read('sessions', {});
+
+export function keepSession(id, changes) {
+  const all = sessions();
+  all[id] = { ...all[id], ...changes };
+  write('sessions', all);
+}
+
+export function forgetSession(id) {
+  const { [id]: _, ...rest } = sessions();
+  write('sessions', rest);
+  write(`draft.${id}`, null);
+  write(`outbox.${id}`, null);
+}
+
+export const draft = (id) => read(`draft.${id}`, '');
+export const keepDraft = (id, text) => write(`draft.${id}`, text);
+
+/** Messages that the bridge has not confirmed, `[{id, text}]`, oldest first. */
+export const outbox = (id) => read(`outbox.${id}`, []);
+export const keepOutbox = (id, messages) => write(`outbox.${id}`, messages.length ? messages : null);
+
+/** Calls `told` when another tab has changed something; gives a function that ends that. */
+export function watch(told) {
+  const heard = (event) => event.key?.startsWith(PREFIX) && told(event.key.slice(PREFIX.length));
+  addEventListener('storage', heard);
+  return () => removeEventListener('storage', heard);
+}
