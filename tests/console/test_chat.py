@@ -24,8 +24,12 @@ def test_an_answer_goes_on_through_a_reload_of_the_bridge(console: Console, brid
     console.chat.get_by_text("word29").wait_for()
     expect(console.button("Stop")).to_be_visible()
     console.page.evaluate(
-        """() => { window.seen = []; new MutationObserver(() => window.seen.push(document.querySelector('#status').innerText))
-             .observe(document.querySelector('#status'), {childList: true, subtree: true, characterData: true}) }"""
+        """() => {
+            const status = document.querySelector('#status');
+            window.seen = [];
+            new MutationObserver(() => window.seen.push(status.innerText))
+                .observe(status, {childList: true, subtree: true, characterData: true});
+        }"""
     )
 
     bridge.hup(wait=False)
@@ -34,7 +38,7 @@ def test_an_answer_goes_on_through_a_reload_of_the_bridge(console: Console, brid
     (plays / "reload.go").touch()
 
     expect(console.button("Stop")).to_be_hidden()
-    answer = console.chat.get_by_label("Answer")
+    answer = console.chat.get_by_label("Answer", exact=True)
     expect(answer).to_have_count(1)
     assert answer.inner_text().split() == words
     seen = " ".join(console.page.evaluate("() => window.seen"))
@@ -60,7 +64,7 @@ def test_what_others_wrote_is_shown_as_text(console: Console, bridge: BridgeServ
     ]
     (plays / "evil.md").write_text("\n".join(lines))
     console.say("play evil")
-    answer = console.chat.get_by_label("Answer")
+    answer = console.chat.get_by_label("Answer", exact=True)
     answer.get_by_role("cell", name="<2>").wait_for()
     _fail(console, bridge, name=EVIL, message=EVIL, node=EVIL)
     failure = console.chat.get_by_label("A workflow failed")
