@@ -1,9 +1,9 @@
 """The page with a long session: ``python -m benchmarks.console``; Debian's chromium, driven by Playwright.
 
 Prints one JSON line; times are milliseconds. ``first_paint``: from the navigation until the session's last answer is
-painted. ``long_tasks``: what kept the page from answering for 50 ms and longer: while it opened, while an answer of
-``stream_kb`` streamed, and while a tab that has missed everything took all events at once (``whole``, and how long that
-took).
+painted; ``first_paint_cpu``: what that took of the page's thread, whatever else the machine does. ``long_tasks``: what
+kept the page from answering for 50 ms and longer: while it opened, while an answer of ``stream_kb`` streamed, and while
+a tab that has missed everything took all events at once (``whole``, and how long that took).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext
 
 from benchmarks.bridge import quantiles, running_bridge
 from tests.console.rig import WIDE, chromium
@@ -56,27 +56,26 @@ def main() -> None:
 
 
 def measure(browser: Browser, url: str, rounds: int) -> dict[str, Any]:
-    paints, opening = [], []
+    paints, cpu, opening = [], [], []
     for _ in range(rounds):
         with profile(browser) as context:
-            page = opened(context, url)
-            paints.append(page.evaluate("() => window.painted"))
-            opening += tasks(page)
+            opened = Opened(context, url)
+            paints.append(opened.painted_ms())
+            cpu.append(opened.cpu_ms())
+            opening += opened.long_tasks()
     with profile(browser) as context:
-        page = opened(context, url)
-        tasks(page)
-        page.get_by_role("textbox", name="Message").fill("play long")
-        page.keyboard.press("Enter")
-        page.get_by_role("button", name="Stop").wait_for()
-        page.get_by_role("button", name="Stop").wait_for(state="hidden")
-        streaming = tasks(page)
+        opened = Opened(context, url)
+        opened.long_tasks()
+        opened.hear_out("play long")
+        streaming = opened.long_tasks()
     with profile(browser) as context:
         # Where the session cannot be asked for first, the page follows all of it from the beginning.
         context.route("**/sessions/bench", lambda route: route.abort())
-        page = opened(context, url)
-        whole_ms, whole = page.evaluate("() => window.painted"), tasks(page)
+        opened = Opened(context, url)
+        whole_ms, whole = opened.painted_ms(), opened.long_tasks()
+    paint = {"first_paint": quantiles(paints), "first_paint_cpu": quantiles(cpu), "whole_ms": round(whole_ms)}
     long = {"opening": quantiles(opening), "streaming": quantiles(streaming), "whole": quantiles(whole)}
-    return {"first_paint": quantiles(paints), "whole_ms": round(whole_ms), "long_tasks": long}
+    return {**paint, "long_tasks": long}
 
 
 def profile(browser: Browser) -> BrowserContext:
@@ -87,17 +86,36 @@ def profile(browser: Browser) -> BrowserContext:
     return context
 
 
-def opened(context: BrowserContext, url: str) -> Page:
-    page = context.new_page()
-    page.goto(url)
-    page.wait_for_function("() => window.painted")
-    return page
+class Opened:
+    """The session in a tab, when its last answer is painted."""
 
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self._page = context.new_page()
+        self._thread = context.new_cdp_session(self._page)
+        self._thread.send("Performance.enable", {"timeDomain": "threadTicks"})
+        self._page.goto(url)
+        self._page.wait_for_function("() => window.painted")
 
-def tasks(page: Page) -> list[float]:
-    """Long tasks since the last look."""
-    found: list[float] = page.evaluate("() => window.tasks.splice(0)")
-    return found
+    def painted_ms(self) -> float:
+        return float(self._page.evaluate("() => window.painted"))
+
+    def cpu_ms(self) -> float:
+        """Processor time of the page's thread."""
+        told = self._thread.send("Performance.getMetrics")["metrics"]
+        return 1000 * next(float(one["value"]) for one in told if one["name"] == "TaskDuration")
+
+    def long_tasks(self) -> list[float]:
+        """Since the last look."""
+        found: list[float] = self._page.evaluate("() => window.tasks.splice(0)")
+        return found
+
+    def hear_out(self, text: str) -> None:
+        """Say it, and wait for the end of the answer."""
+        self._page.get_by_role("textbox", name="Message").fill(text)
+        self._page.keyboard.press("Enter")
+        stop = self._page.get_by_role("button", name="Stop")
+        stop.wait_for()
+        stop.wait_for(state="hidden")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ import { fill, h, name } from './dom.js';
 import { growing } from './markdown.js';
 import { clock, countDown, duration } from './time.js';
 
-const SHOWN_ITEMS = 80;
+const SHOWN_ITEMS = 60;
 const MORE_ITEMS = 200;
 const AT_END_PX = 60;
+const CATCH_UP_MS = 500;
 
 const OUTCOMES = {
   completed: 'Done',
@@ -42,12 +43,14 @@ export function mountChat(scroller, root, store, actions) {
   let extra = 0;
   let owner;
   let atEnd = false;
+  let [drawnAt, later] = [0, 0];
 
   const older = h('button.quiet.older', { type: 'button', onclick: showOlder }, 'Show earlier');
   const list = h('div.log', { role: 'log', 'aria-live': 'off', 'aria-label': 'Conversation' });
   const pending = h('ol.log.pending', { 'aria-label': 'Messages on their way' });
   const nothing = h('p.hint');
-  fill(root, older, nothing, list, pending);
+  const working = h('p.hint.working');
+  fill(root, older, nothing, list, working, pending);
   scroller.addEventListener('scroll', () => (atEnd = distance() < AT_END_PX), { passive: true });
   new ResizeObserver(() => atEnd && toEnd()).observe(scroller);
 
@@ -64,17 +67,29 @@ export function mountChat(scroller, root, store, actions) {
     const { session, chat } = state;
     if (owner !== (session?.id ?? null)) {
       owner = session?.id ?? null;
-      [extra, atEnd] = [0, owner !== null];
+      [extra, atEnd, drawnAt] = [0, owner !== null, performance.now()];
       scroller.scrollTop = 0;
       views.clear();
       list.replaceChildren();
     }
+    // What is being told again is drawn in a few steps, not event by event.
+    clearTimeout(later);
+    const waitMs = session?.lastSeq < session?.goal ? drawnAt + CATCH_UP_MS - performance.now() : 0;
+    if (waitMs > 0) {
+      later = setTimeout(() => draw(store.state), waitMs);
+      return;
+    }
+    drawnAt = performance.now();
     const before = distance();
     const stay = !atEnd;
     const shown = chat.items.filter(isShown);
     first = Math.max(0, shown.length - SHOWN_ITEMS - extra);
     drawItems(shown.slice(first), state);
     drawOutbox(state);
+    const [turn] = chat.turns.values();
+    const isSilent = turn && !chat.items.at(-1)?.streaming;
+    const does = !isSilent ? '' : turn.kind === 'repair' ? 'Repairing \u2026' : 'Working \u2026';
+    if (working.textContent !== does) working.textContent = does;
     const words = !session || shown.length || state.outbox.length ? '' : session.loading ? 'Loading \u2026' : 'Nothing has been said yet.';
     if (nothing.textContent !== words) nothing.textContent = words;
     const more = first > 0 || (session?.oldest ?? session?.firstSeq ?? 0) > (session?.firstSeq ?? 0);

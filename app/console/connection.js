@@ -29,6 +29,7 @@ export function connect({ hello, onFrame, onStatus }) {
   let beat = 0;
   let heardAt = 0;
   let told = {};
+  let welcomed = false;
   let status = {};
   let ended = false;
 
@@ -46,6 +47,7 @@ export function connect({ hello, onFrame, onStatus }) {
     }
     report({ is: 'connecting' });
     told = {};
+    welcomed = false;
     const address = new URL('ws', document.baseURI);
     address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';
     const own = new WebSocket(address);
@@ -61,6 +63,7 @@ export function connect({ hello, onFrame, onStatus }) {
     if (frame.type === 'welcome') {
       clearTimeout(timer);
       tries = 0;
+      welcomed = true;
       listen(frame.limits?.pingIntervalSeconds || 30);
       // The state that comes with it first: what is shown as live is up to date.
       onFrame(frame);
@@ -110,7 +113,11 @@ export function connect({ hello, onFrame, onStatus }) {
     return code === FULL ? Math.max(waitMs, told.retryAfterMs ?? 0) : waitMs;
   }
 
-  const why = (code) => (code === RESTART ? 'The bridge restarts.' : code === FULL ? told.message ?? 'The bridge is full.' : 'The connection was lost.');
+  function why(code) {
+    if (code === RESTART) return 'The bridge restarts.';
+    if (code === FULL) return told.message ?? 'The bridge is full.';
+    return welcomed ? 'The connection was lost.' : 'The bridge cannot be reached.';
+  }
 
   const now = () => {
     if (status.is === 'waiting' || status.is === 'offline') open();

@@ -3,9 +3,12 @@
 const PREFIX = 'bridge.';
 
 const parsed = new Map();
+/** What could not be kept lasts as long as the page. */
+const unkept = new Map();
 
 // Read again and again while something streams, and parsed once. What is given out is not to be changed.
 function read(key, otherwise) {
+  if (unkept.has(key)) return unkept.get(key) ?? otherwise;
   try {
     const text = localStorage.getItem(PREFIX + key);
     if (parsed.get(key)?.text !== text) parsed.set(key, { text, value: JSON.parse(text) });
@@ -19,8 +22,9 @@ function write(key, value) {
   try {
     if (value === null || value === '') localStorage.removeItem(PREFIX + key);
     else localStorage.setItem(PREFIX + key, JSON.stringify(value));
+    unkept.delete(key);
   } catch {
-    // Full, or not allowed: then it lasts as long as the page.
+    unkept.set(key, value);
   }
 }
 

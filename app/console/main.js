@@ -72,11 +72,15 @@ mountRepairs(find('panel-repairs'), context);
 
 // -- what the person does
 
+let opening = null;
 async function opened() {
   if (session) return session;
-  const id = await api.openSession();
-  history.replaceState(null, '', `#${id}`);
-  route();
+  opening ??= api.openSession().finally(() => (opening = null));
+  const id = await opening;
+  if (session?.id !== id) {
+    history.replaceState(null, '', `#${id}`);
+    route();
+  }
   return session;
 }
 
@@ -144,6 +148,7 @@ function route() {
   if (id) session = openSession(store, id);
   else store.open(null);
   document.body.dataset.view = 'chat';
+  if (store.state.bridge.sessions) refreshSessions(store);
 }
 
 function reopen() {
@@ -171,6 +176,12 @@ function drawStatus({ connection: now, session: open }) {
     over: () => [now.why, now.code === 4409 ? again('Use it here') : now.code === 4401 && h('button.quiet', { type: 'button', onclick: giveToken }, 'Give the access token')],
   }[now.is]();
   find('status').dataset.is = now.is;
+  // Its countdown is not for the ear; that something has changed is.
+  if (now.is !== 'connecting' && now.is !== drawStatus.said) {
+    const words = { live: drawStatus.said && 'Connected again.', offline: 'Offline.' }[now.is] ?? now.why;
+    if (words) announce(words);
+    drawStatus.said = now.is === 'none' ? undefined : now.is;
+  }
   fill(find('status'), now.is !== 'none' && h('span.dot', { 'aria-hidden': 'true' }), shown);
 }
 

@@ -71,6 +71,7 @@ export function openSession(store, id) {
     const { agent, limits, firstSeq, lastSeq, workflows } = frame;
     Object.assign(session, { agent, limits, firstSeq, workflows, loading: false, problem: null });
     session.toldSeq ||= lastSeq;
+    session.goal = lastSeq;
     healing.welcome(store.state.healing, session);
     kept.keepSession(id, { at: Date.now() });
     store.set({ session });

@@ -20,9 +20,10 @@ export async function refreshSessions(store) {
   const { bridge } = store.state;
   const set = (changes) => store.set({ bridge: Object.assign(bridge, changes) });
   if (bridge.health?.configured?.access && !kept.accessToken()) return set({ access: 'needed', sessions: null });
+  const listedAt = Date.now();
   try {
     const { sessions } = await api.asOperator('GET', `sessions?limit=${LIST_LIMIT}`);
-    return set({ access: 'ok', sessions });
+    return set({ access: 'ok', sessions, listedAt });
   } catch (error) {
     if (error.status === 401) return set({ access: 'refused', sessions: null });
     if (error.code === 'not_configured') return set({ access: 'closed', sessions: null });
@@ -72,7 +73,8 @@ export function mountSessions(root, store, ui) {
     ids.sort((a, b) => when(b) - when(a));
     const rows = ids.map((id) => {
       const one = told.get(id);
-      const isGone = Boolean(known[id]?.gone) || (bridge.access === 'ok' && !one && bridge.sessions.length < LIST_LIMIT && id !== session?.id);
+      const isListed = one || bridge.access !== 'ok' || bridge.sessions.length >= LIST_LIMIT || known[id].at > bridge.listedAt;
+      const isGone = Boolean(known[id]?.gone) || (!isListed && id !== session?.id);
       const here = id === session?.id ? healing.workflows.size : one?.workflows?.length ?? 0;
       const count = here ? `${here} workflow${here === 1 ? '' : 's'}` : 'no workflows';
       const waits = one?.pendingRepairs?.length ? 'a repair waits' : '';

@@ -2,8 +2,9 @@
 //
 // state = {
 //   bridge:     {health?, access: 'unknown' | 'ok' | 'needed' | 'refused', sessions: [as GET /sessions] | null}
-//   session:    null, or {id, agent?, limits?, firstSeq, lastSeq, toldSeq, oldest, loading, problem?}
-//               `oldest`: number of the first event that is here; `toldSeq`: what had happened before it was opened
+//   session:    null, or {id, agent?, limits?, firstSeq, lastSeq, goal?, toldSeq, oldest, loading, problem?}
+//               `oldest`: number of the first event that is here; `toldSeq`: what had happened before it
+//               was opened; `goal`: what has happened by now and is being told, as of the last welcome
 //   connection: as connection.js reports, {is: 'none'} without a session
 //   outbox:     messages that are not confirmed yet, [{id, text, state, until?, why?}]
 //   chat, healing: what reducers make of the events, see chat-state.js and healing-state.js

@@ -53,7 +53,9 @@ export function mountStory(root, store, ui) {
     ];
     const items = steps.map(([title], i) => h('li', { class: i < at || at === 4 ? 'done' : i === at ? 'now' : null, 'aria-current': i === at && 'step' }, title));
     const [, words, action] = steps[at];
+    const hadFocus = root.contains(document.activeElement);
     fill(root, h('section.story', { 'aria-label': 'The drill' }, h('ol', null, items), h('p', null, words), h('div.buttons', null, action?.())));
+    if (hadFocus) (root.querySelector('button') ?? document.getElementById('message')).focus();
   }
 
   function leave(id) {

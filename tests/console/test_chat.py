@@ -33,7 +33,7 @@ def test_an_answer_goes_on_through_a_reload_of_the_bridge(console: Console, brid
     )
 
     bridge.hup(wait=False)
-    console.status.get_by_text("Reconnecting in").wait_for()
+    console.page.wait_for_function("() => window.seen.some((text) => text.includes('Reconnecting in'))")
     console.wait_live()
     (plays / "reload.go").touch()
 
