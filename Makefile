@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
 TEST_PROCESSES ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz consistency lint fmt check lock clean python n8n down test-n8n image image-test programs
+.PHONY: help install run test screenshots fuzz consistency lint fmt check lock clean python n8n down test-n8n image image-test programs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-11s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -19,6 +19,9 @@ run: .venv/.run ## start the bridge here, on http://127.0.0.1:3000 unless BIND s
 test: .venv/.dev programs ## run all tests
 	@N8N_E2E= IMAGE_TEST= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile \
 		--ignore=tests/consistency/test_run.py # random runs: make consistency
+
+screenshots: .venv/.dev programs ## the console's main states, anew, into docs/images
+	@$(BIN)/python -m tests.console.screenshots
 
 fuzz: .venv/.dev ## random input for FUZZ_SECONDS (60); what it finds is in var/fuzz
 	@$(BIN)/python -m tests.fuzz

@@ -103,6 +103,18 @@ export function connect({ hello, onFrame, onStatus }) {
       const waitMs = pause(code);
       report({ is: 'waiting', until: Date.now() + waitMs, why: why(code) });
       timer = setTimeout(open, waitMs);
+      if (!welcomed && code !== FULL && code !== RESTART) explain();
+    }
+  }
+
+  // A browser does not say why a handshake was refused. Where the bridge answers otherwise, it was not the network.
+  async function explain() {
+    const about = status;
+    try {
+      const answer = await fetch(new URL('healthz', document.baseURI), { cache: 'no-store' });
+      if (answer.ok && status === about) report({ ...about, why: 'The bridge takes no more connections just now.' });
+    } catch {
+      // It is as it was said.
     }
   }
 

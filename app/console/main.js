@@ -169,10 +169,10 @@ function drawStatus({ connection: now, session: open }) {
   const words = h('span');
   const shown = {
     none: () => [],
-    connecting: () => [words, 'Connecting \u2026'],
-    live: () => [words, 'Live', open?.agent && h('span.agent', null, open.agent === 'claude' ? 'Claude answers' : 'The offline agent answers')],
+    connecting: () => 'Connecting \u2026',
+    live: () => ['Live', open?.agent && h('span.agent', null, open.agent === 'claude' ? 'Claude answers' : 'The offline agent answers')],
     waiting: () => [countDown(words, now.until, (left) => `${now.why} Reconnecting in ${left}.`), again('Now')],
-    offline: () => [words, 'Offline: this device has no network.'],
+    offline: () => 'Offline: this device has no network.',
     over: () => [now.why, now.code === 4409 ? again('Use it here') : now.code === 4401 && h('button.quiet', { type: 'button', onclick: giveToken }, 'Give the access token')],
   }[now.is]();
   find('status').dataset.is = now.is;

@@ -13,8 +13,9 @@ const COMMAND = '.venv/bin/flask drill';
 /** Begins it in a new session; gives the session's id and what is said in it, if anything. */
 export async function begin(health) {
   const id = await api.openSession();
-  kept.keepSession(id, { name: 'Drill', story: true });
-  if (!health.configured.claude) return { id, text: REQUEST };
+  const isBuilt = !health.configured.claude;
+  kept.keepSession(id, { name: 'Drill', story: isBuilt ? 'built' : 'adopted' });
+  if (isBuilt) return { id, text: REQUEST };
   // A model may build what does not break. What is adopted by its id alone is known by what its callback tells.
   const body = { workflowId: crypto.randomUUID().slice(0, 16), name: 'Price service', autonomy: 'auto' };
   await api.inSession(id, 'POST', '/workflows', body);
@@ -59,7 +60,7 @@ export function mountStory(root, store, ui) {
   }
 
   function leave(id) {
-    kept.keepSession(id, { story: false });
+    kept.keepSession(id, { story: null });
     store.set({});
   }
 
@@ -75,12 +76,10 @@ export function mountStory(root, store, ui) {
 
 /** The node that is to fail; one made up where the workflow is known by its id only. */
 async function failing(id, workflow) {
-  try {
+  if (kept.sessions()[id]?.story === 'built') {
     const draft = await api.inSession(id, 'GET', `/workflows/${encodeURIComponent(workflow.workflowId)}`);
     const found = draft.nodes.find((node) => node.type === HTTP_REQUEST);
     if (found) return found;
-  } catch (error) {
-    if (error.status !== 404) throw error;
   }
   const parameters = { method: 'GET', url: 'http://service.example/price', options: {} };
   return { id: crypto.randomUUID(), name: 'Ask the service', type: HTTP_REQUEST, typeVersion: 4.2, position: [220, 0], parameters };

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.console.rig import PHONE, Console
-from tests.support.client import Client
+from tests.support.client import Client, Refused
 from tests.support.server import UNLIMITED, BridgeServer
 
 ACCESS = "access-token-of-these-tests"
@@ -18,8 +19,9 @@ DRAFTED = "Build a webhook that answers hello"
 
 @pytest.fixture(scope="module")
 def guarded(project: Path, plays: Path) -> Iterator[BridgeServer]:
-    """A bridge with an access token, and one message a minute."""
-    settings = {**UNLIMITED, "ACCESS_TOKEN": ACCESS, "RATE_LIMIT_MESSAGES_PER_MINUTE": 1, "PLAY_FOLDER": plays}
+    """A bridge with an access token, one message and ten handshakes a minute, and a key that its agent does not use."""
+    limits = {"RATE_LIMIT_MESSAGES_PER_MINUTE": 1, "RATE_LIMIT_WS_PER_MINUTE": 10}
+    settings = {**UNLIMITED, **limits, "ACCESS_TOKEN": ACCESS, "ANTHROPIC_API_KEY": "k-1", "PLAY_FOLDER": plays}
     with BridgeServer(settings, project=project) as server:
         yield server
 
@@ -30,6 +32,7 @@ def test_the_access_token_opens_any_session_in_another_browser(
     first = open_console(guarded)
     first.expect_complaint("401|429")
     first.page.get_by_text("Only the sessions of this browser are shown.").wait_for()
+    first.page.get_by_text(".venv/bin/flask drill").wait_for()
     first.say(DRAFTED)
     dialog = first.page.get_by_role("dialog")
     for given in ("wrong", ACCESS):
@@ -66,6 +69,20 @@ def test_the_access_token_opens_any_session_in_another_browser(
     second.page.get_by_role("heading", name="New session").wait_for()
     first.status.get_by_text("This session has ended.").wait_for()
     expect(first.message).to_be_disabled()
+
+    # With a model the drill builds nothing in the chat: what is to fail is known by what its callback tells.
+    second.button("Play the drill").click()
+    second.button("Break it").click()
+    second.button("Look at the changes").click()
+    second.page.get_by_role("tabpanel", name="Repairs").get_by_text("retryOnFail").wait_for()
+
+    # Handshakes without a hello keep their places for a minute.
+    second.expect_complaint("WebSocket connection")
+    for _ in range(10):
+        with suppress(Refused):
+            Client(guarded).open().disconnect()
+    second.page.reload()
+    second.status.get_by_text("The bridge takes no more connections just now. Reconnecting in").wait_for()
 
 
 def test_tabs_share_a_session_and_the_sixth_lets_the_first_go(console: Console) -> None:
