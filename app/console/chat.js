@@ -40,13 +40,14 @@ export function mountChat(scroller, root, store, actions) {
   const views = new Map();
   let first = 0;
   let extra = 0;
-  let owner = null;
-  let atEnd = true;
+  let owner;
+  let atEnd = false;
 
   const older = h('button.quiet.older', { type: 'button', onclick: showOlder }, 'Show earlier');
   const list = h('div.log', { role: 'log', 'aria-live': 'off', 'aria-label': 'Conversation' });
   const pending = h('ol.log.pending', { 'aria-label': 'Messages on their way' });
-  fill(root, older, list, pending);
+  const nothing = h('p.hint');
+  fill(root, older, nothing, list, pending);
   scroller.addEventListener('scroll', () => (atEnd = distance() < AT_END_PX), { passive: true });
   new ResizeObserver(() => atEnd && toEnd()).observe(scroller);
 
@@ -74,6 +75,8 @@ export function mountChat(scroller, root, store, actions) {
     first = Math.max(0, shown.length - SHOWN_ITEMS - extra);
     drawItems(shown.slice(first), state);
     drawOutbox(state);
+    const words = !session || shown.length || state.outbox.length ? '' : session.loading ? 'Loading \u2026' : 'Nothing has been said yet.';
+    if (nothing.textContent !== words) nothing.textContent = words;
     const more = first > 0 || (session?.oldest ?? session?.firstSeq ?? 0) > (session?.firstSeq ?? 0);
     older.hidden = !more;
     older.disabled = first === 0 && Boolean(session?.loading);
@@ -174,15 +177,16 @@ const KINDS = {
   tool(item) {
     const sign = h('span.sign', { 'aria-hidden': 'true' });
     const how = h('span.how');
-    const details = h('details.tool', null, h('summary', null, sign, h('code', null, item.tool), ' ', how));
+    const gist = h('span.gist', { dir: 'auto' });
+    const details = h('details.tool', null, h('summary', null, sign, h('code', null, item.tool), how, gist));
     const node = h('article.line', null, details);
     let now = item;
     const unfold = () => {
       details.querySelector('.inside')?.remove();
       if (!details.open) return;
       const result = now.rule ? `Refused: ${now.rule}` : now.summary ?? 'No result yet.';
-      const shown = [h('h4', null, 'Input'), h('pre', { tabindex: '0' }, JSON.stringify(now.input ?? {}, null, 2))];
-      details.append(h('div.inside', null, shown, h('h4', null, 'Result'), h('pre', { tabindex: '0' }, result)));
+      const shown = [h('p.hint', null, 'Input'), h('pre', { tabindex: '0' }, JSON.stringify(now.input ?? {}, null, 2))];
+      details.append(h('div.inside', null, shown, h('p.hint', null, 'Result'), h('pre', { tabindex: '0' }, result)));
     };
     details.addEventListener('toggle', unfold);
     return {
@@ -193,6 +197,7 @@ const KINDS = {
         details.dataset.state = state;
         sign.textContent = { running: '\u2026', good: '\u2713', bad: '\u2715' }[state];
         how.textContent = { running: 'runs', good: 'done', bad: now.rule ? 'refused' : now.ok === null ? 'ended without a result' : 'failed' }[state];
+        fill(gist, now.rule ?? (/^[[{]/.test(now.summary ?? '') ? '' : now.summary));
         if (details.open) unfold();
       },
     };
@@ -257,11 +262,11 @@ function unsent(message, connection, actions) {
   const note = h('span.note');
   const buttons = [];
   if (message.state === 'refused') {
-    note.textContent = `Not sent: ${message.why}`;
+    fill(note, `Not sent: ${message.why}`);
     buttons.push(h('button.quiet', { type: 'button', onclick: () => actions.resend(message.id) }, 'Send again'));
   } else if (message.until && connection.is === 'live') {
     const why = message.code === 'rate_limited' ? 'Too many messages in a minute' : message.why;
-    countDown(note, message.until, (left) => `${why} Sent in ${left}.`.replace(/([^.])\s+Sent/, '$1. Sent'));
+    countDown(note, message.until, (left) => `${why.replace(/\.$/, '')}. Sent in ${left}.`);
   } else if (message.state === 'sending') {
     note.textContent = 'Sending \u2026';
   } else {

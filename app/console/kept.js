@@ -2,9 +2,14 @@
 
 const PREFIX = 'bridge.';
 
+const parsed = new Map();
+
+// Read again and again while something streams, and parsed once. What is given out is not to be changed.
 function read(key, otherwise) {
   try {
-    return JSON.parse(localStorage.getItem(PREFIX + key)) ?? otherwise;
+    const text = localStorage.getItem(PREFIX + key);
+    if (parsed.get(key)?.text !== text) parsed.set(key, { text, value: JSON.parse(text) });
+    return parsed.get(key).value ?? otherwise;
   } catch {
     return otherwise;
   }
@@ -28,8 +33,7 @@ export const sessions = () => read('sessions', {});
 
 export function keepSession(id, changes) {
   const all = sessions();
-  all[id] = { ...all[id], ...changes };
-  write('sessions', all);
+  write('sessions', { ...all, [id]: { ...all[id], ...changes } });
 }
 
 export function forgetSession(id) {

@@ -5,7 +5,7 @@ import * as chatState from './chat-state.js';
 import { mountChat } from './chat.js';
 import { mountComposer } from './composer.js';
 import { announce, ask } from './dialogs.js';
-import { fill, h, name } from './dom.js';
+import { fill, h, name, visible } from './dom.js';
 import * as healingState from './healing-state.js';
 import * as kept from './kept.js';
 import { mount as mountOps } from './panels/ops.js';
@@ -20,6 +20,7 @@ import { countDown } from './time.js';
 import { mountWelcome } from './welcome.js';
 
 const find = (id) => document.getElementById(id);
+const current = (element, is) => (is ? element.setAttribute('aria-current', 'page') : element.removeAttribute('aria-current'));
 const store = createStore({ chat: chatState, healing: healingState });
 let session = null;
 let unmountOps = null;
@@ -115,11 +116,11 @@ function refused(error) {
 
 async function giveToken() {
   const has = kept.accessToken() !== null;
-  const field = { label: 'Access token', type: 'password', value: '' };
-  const text = `It is what ACCESS_TOKEN is set to on the bridge. It is kept in this browser only, and opens any session.${has ? ' Leave with \u201cForget\u201d to remove the one that is kept.' : ''}`;
-  const token = await ask({ title: 'Access token', text, field, yes: 'Keep it', no: has ? 'Forget' : 'Cancel' });
-  if (token === null && !has) return;
-  kept.keepAccessToken(token);
+  const field = { label: 'Access token', type: 'password' };
+  const text = 'It is what ACCESS_TOKEN is set to on the bridge. It is kept in this browser only, and opens any session.';
+  const token = await ask({ title: 'Access token', text, field, yes: 'Keep it', other: has && 'Forget the one that is kept' });
+  if (token === null) return;
+  kept.keepAccessToken(token || null);
   await refreshSessions(store);
   if (session && store.state.connection.is === 'over') reopen();
 }
@@ -131,11 +132,11 @@ function route() {
   const isOps = place === 'ops';
   find('ops').hidden = !isOps;
   find('console').hidden = find('views').hidden = isOps;
-  find('to-ops').toggleAttribute('aria-current', isOps);
-  find('to-console').toggleAttribute('aria-current', !isOps);
+  current(find('to-ops'), isOps);
+  current(find('to-console'), !isOps);
   if (isOps) unmountOps ??= mountOps(find('ops'), context) ?? (() => {});
   else unmountOps = unmountOps?.() ?? null;
-  if (isOps || place === 'message') return;
+  if (isOps) return;
   const id = place === 'new' ? null : place || latest();
   if (session?.id === (id ?? undefined)) return;
   session?.close();
@@ -188,10 +189,7 @@ fill(find('views'), views);
 new MutationObserver(markView).observe(document.body, { attributeFilter: ['data-view'] });
 
 function markView() {
-  for (const button of views) {
-    if (button.dataset.view === document.body.dataset.view) button.setAttribute('aria-current', 'page');
-    else button.removeAttribute('aria-current');
-  }
+  for (const button of views) current(button, button.dataset.view === document.body.dataset.view);
 }
 markView();
 
@@ -201,20 +199,22 @@ function drawWaiting({ healing, session: open }) {
   const badge = views[3].querySelector('.badge');
   badge.hidden = !count;
   badge.textContent = count || '';
-  document.title = `${count ? `(${count}) ` : ''}${open ? titleOf(open.id) : 'New session'} \u00b7 self-healing bridge`;
+  const title = visible(open ? titleOf(open.id) : 'New session');
+  document.title = `${count ? `(${count}) ` : ''}${title} \u00b7 self-healing bridge`;
 }
 
-// What has come since the page was opened is said to who does not see it.
-let toldSeq = 0;
-function speak({ chat, session: open }) {
-  toldSeq = Math.max(toldSeq, open?.toldSeq ?? 0);
-  if (!open) toldSeq = 0;
+// What has come since the session was opened is said to who does not see it.
+const told = new Set();
+function speak({ chat, healing, session: open }) {
+  if (told.owner !== open?.id) told.clear();
+  told.owner = open?.id;
+  const say = (key, words) => told.has(key) || (told.add(key), announce(words));
   for (const item of chat.items.slice(-20)) {
-    const isNew = item.seq > toldSeq && !item.streaming;
-    if (isNew && item.kind === 'assistant' && item.text) announce(`Answer: ${item.text}`);
-    else if (isNew && item.kind === 'failure') announce(`The workflow ${item.workflowName} failed.`);
-    if (isNew) toldSeq = item.seq;
+    if (item.seq <= open.toldSeq || item.streaming) continue;
+    if (item.kind === 'assistant' && item.text) say(item.key, `Answer: ${item.text}`);
+    else if (item.kind === 'failure') say(item.key, `The workflow ${item.workflowName} failed.`);
   }
+  for (const { repairId } of healingState.waiting(healing)) say(repairId, 'A repair waits for your decision.');
 }
 
 for (const draw of [drawStatus, drawHead, drawWaiting, speak]) store.subscribe(draw);
@@ -223,6 +223,10 @@ for (const draw of [drawStatus, drawHead, drawWaiting, speak]) store.subscribe(d
 
 addEventListener('hashchange', route);
 find('access').addEventListener('click', giveToken);
+document.querySelector('.skip').addEventListener('click', (event) => {
+  event.preventDefault();
+  composer.focus();
+});
 find('to-console').addEventListener('click', (event) => {
   event.preventDefault();
   location.hash = session ? `#${session.id}` : '#';

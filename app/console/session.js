@@ -54,7 +54,7 @@ export function openSession(store, id) {
     if (!mine()) return;
     store.set({ connection: status });
     if (status.is === 'live') send();
-    if (status.is === 'over' && status.code === 4404) kept.keepSession(id, { gone: true });
+    if (status.is === 'over' && status.code === 4404 && kept.sessions()[id]) kept.keepSession(id, { gone: true });
   }
 
   function take(frame) {

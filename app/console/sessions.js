@@ -12,7 +12,7 @@ const LIST_LIMIT = 200;
 /** What a session is called: by the person, else by what was asked for in it. */
 export function titleOf(id, told) {
   const own = kept.sessions()[id] ?? {};
-  return own.name || told?.workflows?.at(-1)?.name || own.first || `Session ${id.slice(0, 8)}`;
+  return own.name || own.first || told?.workflows?.at(-1)?.name || `Session ${id.slice(0, 8)}`;
 }
 
 /** Ask the bridge for its sessions, where this browser may. */
@@ -76,7 +76,7 @@ export function mountSessions(root, store, ui) {
       const here = id === session?.id ? healing.workflows.size : one?.workflows?.length ?? 0;
       const count = here ? `${here} workflow${here === 1 ? '' : 's'}` : 'no workflows';
       const waits = one?.pendingRepairs?.length ? 'a repair waits' : '';
-      return { id, title: titleOf(id, one), isCurrent: id === session?.id, isGone, sub: isGone ? 'ended' : [count, waits].filter(Boolean).join(' \u00b7 '), at: clock(when(id)), waits };
+      return { id, title: titleOf(id, one), isCurrent: id === session?.id, isGone, sub: isGone ? 'ended' : waits || count, at: clock(when(id)), waits };
     });
     const key = JSON.stringify([rows, bridge.access]);
     if (key === drawn) return;

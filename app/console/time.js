@@ -1,5 +1,7 @@
 // Times and durations in words, and texts that count down.
 
+import { fill } from './dom.js';
+
 const SHORT = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
 const LONG = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });
 
@@ -29,7 +31,7 @@ const counting = new Map();
 function tick() {
   for (const [node, [at, words]] of counting) {
     if (!node.isConnected && node.dataset.was) counting.delete(node);
-    else node.textContent = words(until(at));
+    else fill(node, words(until(at)));
     if (node.isConnected) node.dataset.was = '1';
   }
   if (counting.size) setTimeout(tick, 500);
@@ -39,7 +41,7 @@ function tick() {
 export function countDown(node, at, words) {
   const isFirst = counting.size === 0;
   counting.set(node, [at, words]);
-  node.textContent = words(until(at));
+  fill(node, words(until(at)));
   if (isFirst) setTimeout(tick, 500);
   return node;
 }

@@ -11,7 +11,7 @@ const SENTENCES = [
 
 const NEEDS = [
   ['claude', 'Agent', 'Claude answers.', 'A small agent with fixed rules answers. It builds simple workflows and adds retries.', ['ANTHROPIC_API_KEY=sk-ant-\u2026']],
-  ['n8n', 'n8n', 'Workflows are built there.', 'None is connected: workflows stay drafts here, and repairs wait for you. `make n8n` starts one.', ['N8N_API_URL=http://127.0.0.1:5678', 'N8N_API_KEY=\u2026']],
+  ['n8n', 'n8n', 'Workflows are built there.', 'None is connected: workflows stay drafts here, and repairs wait for you. On this machine, make n8n installs and starts one.', ['N8N_API_URL=http://127.0.0.1:5678', 'N8N_API_KEY=\u2026']],
   ['callbacks', 'Callbacks', 'Only who knows the secret may report failures.', 'Only this machine may report failures.', ['N8N_CALLBACK_SECRET=\u2026']],
   ['access', 'Access', 'New sessions need the access token.', 'Only this machine may begin sessions.', ['ACCESS_TOKEN=\u2026']],
 ];

@@ -1,14 +1,17 @@
-"""One Chromium for each test process; a bridge without n8n for each file; a fresh profile for each test."""
+"""One Chromium and one bridge without n8n for each test process; a fresh profile for each test."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
 
 from tests.console.rig import Console, chromium
+from tests.support.projects import copy_project
 from tests.support.server import UNLIMITED, BridgeServer
 
 
@@ -18,10 +21,24 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def bridge() -> Iterator[BridgeServer]:
-    """As a newcomer has it: the offline agent, no n8n, no secrets."""
-    with BridgeServer(UNLIMITED) as server:
+@pytest.fixture(scope="session")
+def plays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the answers that the agent plays; see ``wsgi.py``."""
+    return tmp_path_factory.mktemp("plays")
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This project with our ``wsgi.py``."""
+    project = copy_project(tmp_path_factory.mktemp("console") / "project")
+    shutil.copy(Path(__file__).parent / "wsgi.py", project / "wsgi.py")
+    return project
+
+
+@pytest.fixture(scope="session")
+def bridge(project: Path, plays: Path) -> Iterator[BridgeServer]:
+    """As a newcomer has it: no key, no n8n, no secrets. Shared, and as it was once its reloads are over."""
+    with BridgeServer({**UNLIMITED, "PLAY_FOLDER": plays}, project=project) as server:
         yield server
 
 
