@@ -1,4 +1,5 @@
-// How far the bridge may go, as a row of buttons: nothing happens on the way from one to another.
+// How far the bridge may go, as a row of buttons: nothing happens on the way from one to another, and what is shown as
+// set is set.
 
 import { fill, h } from '../dom.js';
 
@@ -15,24 +16,29 @@ export function dial(label, words, set) {
   let shown = null;
   const buttons = AUTONOMIES.map((step) => h('button', { type: 'button', 'aria-pressed': 'false', onclick: () => choose(step) }, step));
 
+  const node = h('div.dial', null, h('div.steps-of', { role: 'group', 'aria-label': label }, buttons), hint, problem);
+
   async function choose(step) {
-    const before = shown;
-    if (step === before) return;
-    show(step);
+    if (step === shown || node.ariaBusy) return;
+    node.ariaBusy = 'true';
     fill(problem);
+    fill(hint, `Setting \u201c${step}\u201d \u2026`);
     try {
       await set(step);
+      show(step);
     } catch (error) {
-      show(before);
-      fill(problem, `It stays at \u201c${before}\u201d: ${error.message}`);
+      show(shown);
+      fill(problem, `It stays at \u201c${shown}\u201d: ${error.message}`);
     }
+    node.ariaBusy = null;
   }
 
   function show(step) {
     shown = step;
+    node.dataset.step = step;
     buttons.forEach((button, i) => button.setAttribute('aria-pressed', String(AUTONOMIES[i] === step)));
     fill(hint, words[step]);
   }
 
-  return { node: h('div.dial', null, h('div.steps-of', { role: 'group', 'aria-label': label }, buttons), hint, problem), show };
+  return { node, show };
 }

@@ -3,6 +3,7 @@
 import { h, name } from '../dom.js';
 import { links } from './graph.js';
 
+const WORD = /[\p{L}\p{N}]/u;
 const PARTS = ['name', 'settings'];
 
 /** What leads from one workflow to the other, as the bridge tells it: `[{node, change, path, before, after}]`. */
@@ -83,6 +84,9 @@ function marked(before, after) {
   while (start < shorter && one[start] === other[start]) start++;
   let end = 0;
   while (end < shorter - start && one.at(-1 - end) === other.at(-1 - end)) end++;
+  // Whole words: half of one is hard to read.
+  while (start && WORD.test(one[start - 1])) start--;
+  while (end && WORD.test(one[one.length - end])) end--;
   const cell = (chars, tag) => h('pre', null, chars.slice(0, start).join(''), h(tag, null, chars.slice(start, chars.length - end).join('')), chars.slice(chars.length - end).join(''));
   return [cell(one, 'del'), cell(other, 'ins')];
 }

@@ -3,6 +3,7 @@
 import { s } from '../dom.js';
 
 const NODE = 96;
+const STEP = 220;
 const MARGIN = 40;
 const LABEL = 64;
 const LINE_CHARS = 20;
@@ -14,7 +15,10 @@ let made = 0;
 /** @param failing name of the node that fails, if any. */
 export function graph({ nodes = [], connections = {} }, failing) {
   const notes = nodes.filter((node) => node.type === STICKY).map(noteBox);
-  const boxes = new Map(nodes.filter((node) => node.type !== STICKY).map((node) => [node.name, box(node)]));
+  const steps = nodes.filter((node) => node.type !== STICKY).map(box);
+  // Made by a program that gave them no places of their own: side by side then.
+  if (new Set(steps.map(({ x, y }) => `${x} ${y}`)).size < steps.length) steps.forEach((one, i) => Object.assign(one, { x: STEP * i, y: 0 }));
+  const boxes = new Map(steps.map((one) => [one.name, one]));
   const all = [...boxes.values(), ...notes];
   const left = Math.min(...all.map((one) => one.x)) - MARGIN;
   const top = Math.min(...all.map((one) => one.y)) - MARGIN;

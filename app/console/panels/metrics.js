@@ -3,7 +3,7 @@
 import { h, s } from '../dom.js';
 
 export const SAMPLE_MS = 5_000;
-const KEPT = 120;
+const [FEWEST, KEPT] = [24, 120];
 const [WIDTH, HEIGHT] = [160, 36];
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? ([^ ]+)/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
@@ -54,7 +54,7 @@ export function tiles() {
 }
 
 function line(points, most, words) {
-  const x = (i) => WIDTH - ((points.length - 1 - i) * WIDTH) / (KEPT - 1);
+  const x = (i) => WIDTH - ((points.length - 1 - i) * WIDTH) / (Math.max(FEWEST, points.length) - 1);
   const y = (value) => HEIGHT - 2 - (value / (most || 1)) * (HEIGHT - 6);
   const path = points.map((value, i) => `${i ? 'L' : 'M'}${x(i).toFixed(1)} ${y(value).toFixed(1)}`).join('');
   const area = points.length > 1 && s('path.area', { d: `${path}L${WIDTH} ${HEIGHT}L${x(0).toFixed(1)} ${HEIGHT}z` });

@@ -16,7 +16,7 @@ const BRAKE_WORDS = {
   auto: 'The brake is off: each workflow goes as far as its own setting says.',
 };
 const REASONS = {
-  no_session: 'no session owns the workflow', session_closed: 'its session was ended', bad_schema: 'it is not what n8n sends', too_large: 'too large', rate_limited: 'over the limit; routed later',
+  no_session: 'No session owns its workflow', session_closed: 'Its session was ended', bad_schema: 'Not what n8n sends', too_large: 'Too large', rate_limited: 'Over the limit; routed later',
 };
 
 /** Gives a function that takes it away again. */

@@ -44,7 +44,7 @@ export function mount(root, { store, api, connection, ui }) {
       for (const kept of [views, unfolded, busy]) kept.clear();
       fill(problem);
     }
-    const key = JSON.stringify([owner, healing.rev, [...healing.repairs.values()].map((one) => [one.repairId, one.state, one.steps.length, one.count]), [...healing.cases.values()], records.length]);
+    const key = JSON.stringify([owner, healing.rev, [...healing.repairs.values()].map((one) => [one.repairId, one.state, one.steps.length, one.count]), [...healing.cases.values()].map((one) => [one.key, one.count, one.blocked]), records.length]);
     if (key !== drawn) {
       drawn = key;
       show(casesOf(healing, records));
@@ -101,7 +101,7 @@ export function mount(root, { store, api, connection, ui }) {
     const node = one && views.get(one.key)?.node;
     if (!node) return;
     node.firstChild.open = true;
-    node.scrollIntoView({ block: 'nearest' });
+    node.scrollIntoView({ block: 'start' });
   }
 
   /** Says what came of it where it was asked for; the events tell the rest. */
@@ -132,7 +132,7 @@ export function mount(root, { store, api, connection, ui }) {
     const isOpen = unfolded.get(one.key) ?? (isNewest || ['waiting', 'blocked'].includes(one.state));
     const times = one.count > 1 ? `${one.count} times` : null;
     const remember = (event) => unfolded.set(one.key, event.target.open);
-    const summary = h('summary', null, h('strong', null, name(one.workflowName ?? one.workflowId)), h('span.badge', { class: `badge ${tone}` }, words), times && h('span.badge.count', null, times),
+    const summary = h('summary', null, h('span', null, h('strong', null, name(one.workflowName ?? one.workflowId)), h('span.badge', { class: `badge ${tone}` }, words), times && h('span.badge.count', null, times)),
       h('time.hint', { datetime: one.movedAt }, clock(one.movedAt)));
     const earlier = one.attempts.slice(0, -1);
     const last = one.attempts.at(-1);

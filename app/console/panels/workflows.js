@@ -109,7 +109,7 @@ export function mount(root, { store, api, connection, ui }) {
     const snapshots = h('details', { ontoggle: () => snapshots.open && loadSnapshots() }, h('summary', null, 'Snapshots, and the way back'), list);
     fill(body, picture, failure, h('div', null, h('h4', null, 'How far repairs may go'), autonomy.node), h('div.buttons', null, editor, download), reports, snapshots);
     const node = h('li.card.workflow', { dataset: { workflow: workflowId } }, h('h3', null, title), body);
-    let [row, workflow, loaded, n8n] = [{}, null, -1, {}];
+    let [row, workflow, loaded, loading, n8n] = [{}, null, -1, null, {}];
 
     function paint() {
       if (!workflow) return;
@@ -118,9 +118,13 @@ export function mount(root, { store, api, connection, ui }) {
       if (mark) picture.scrollLeft += mark.getBoundingClientRect().left - picture.getBoundingClientRect().left - picture.clientWidth / 3;
     }
 
-    async function load(rev) {
+    function load(rev) {
       if (body.hidden || loaded === rev) return;
       loaded = rev;
+      loading = read(rev);
+    }
+
+    async function read(rev) {
       try {
         workflow = await get();
         download.disabled = false;
@@ -155,8 +159,9 @@ export function mount(root, { store, api, connection, ui }) {
 
     async function loadSnapshots() {
       try {
-        const found = (await get('/snapshots')).snapshots;
-        const key = JSON.stringify([found.map((one) => one.snapshotId), workflow?.versionId]);
+        const [{ snapshots: found }] = await Promise.all([get('/snapshots'), loading]);
+        if (!workflow) throw new Error('What is there now cannot be read, so there is nothing to compare with.');
+        const key = JSON.stringify([found.map((one) => one.snapshotId), workflow.versionId]);
         if (list.dataset.key === key) return;
         list.dataset.key = key;
         fill(list, found.length ? found.map(snapshot) : h('li.hint', null, 'None: nothing was changed here yet.'));
@@ -172,7 +177,7 @@ export function mount(root, { store, api, connection, ui }) {
       const back = h('button.danger', { type: 'button', onclick: rollBack }, 'Roll back to this');
       const compare = () => {
         if (!details.open || inside.firstChild) return;
-        const found = workflow ? differences(one.workflow, workflow) : [];
+        const found = differences(one.workflow, workflow);
         fill(inside, found.length ? [diffView(found, ['Then', 'Now']), back] : h('p.hint', null, 'The workflow is like this now.'), problem);
       };
       async function rollBack() {
