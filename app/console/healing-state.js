@@ -3,19 +3,25 @@
 // workflows: Map id → {workflowId, name, autonomy, failing: null | {node, message, at, executionUrl?}}
 // repairs:   Map id → {repairId, workflowId, workflowName?, signature?, state, attempt, count, error?, node?, diagnosis?,
 //            summary?, diff?, reason?, expiresAt?, executionId?, snapshotId?, decision?, steps: [{type, at, data, count}]}
-// `state` is the last thing that happened: error, started, diagnosed, proposed, waiting, approved, rejected, expired,
-// verified, unverified, published, failed, blocked, rolled_back.
+// cases:     Map `<workflow id>:<signature>` → {key, workflowId, workflowName, signature, error, node?, executionUrl?, count,
+//            firstAt, lastAt, blocked: null | {reason, at}}: equal failures, of which each may have several repairs
+// `rev` grows where a workflow may have been changed. `state` is the last thing that happened: error, started, diagnosed,
+// proposed, waiting, approved, rejected, expired, verified, unverified, published, failed, blocked, rolled_back.
 
-export const initial = () => ({ workflows: new Map(), repairs: new Map() });
+export const initial = () => ({ workflows: new Map(), repairs: new Map(), cases: new Map(), rev: 0 });
 
 export function apply(healing, event) {
   const { type, data = {} } = event;
+  if (CHANGING.has(type)) healing.rev += 1;
   if (type === 'workflow_registered') workflow(healing, data.workflowId, { name: data.name, autonomy: data.autonomy });
   else if (type === 'autonomy_changed') workflow(healing, data.workflowId, { autonomy: data.autonomy });
   else if (type === 'workflow_error') failed(healing, event);
   else if (type.startsWith('repair_')) moved(healing, event, type.slice('repair_'.length));
   else if (type === 'rolled_back') rolledBack(healing, event);
+  else if (type === 'notice' && event.repairId) step(repairOf(healing, event), event);
 }
+
+const CHANGING = new Set(['turn_finished', 'repair_decided', 'repair_published', 'repair_failed', 'rolled_back', 'workflow_registered']);
 
 /** What a `welcome` says is so now: for workflows of which no event tells. */
 export function welcome(healing, { workflows = [] }) {
@@ -53,6 +59,10 @@ function failed(healing, event) {
   const { workflowId, workflowName, signature, error = {}, execution, repeatCount } = event.data;
   const node = execution?.lastNodeExecuted ?? error.node?.name;
   workflow(healing, workflowId, { failing: { node, message: error.message, at: event.at, executionUrl: execution?.url } });
+  const key = `${workflowId}:${signature}`;
+  const known = healing.cases.get(key) ?? { key, workflowId, signature, firstAt: event.at, count: 0, blocked: null };
+  const count = Math.max(known.count, repeatCount ?? 1);
+  healing.cases.set(key, { ...known, workflowName, error, node, executionUrl: execution?.url, count, lastAt: event.at });
   if (!event.repairId) return;
   const repair = repairOf(healing, event);
   const isFirst = repair.steps.length === 0;
@@ -63,6 +73,8 @@ function failed(healing, event) {
 
 function moved(healing, event, kind) {
   const { data } = event;
+  const found = kind === 'blocked' && healing.cases.get(`${data.workflowId}:${data.signature}`);
+  if (found) found.blocked = { reason: data.reason, at: event.at };
   const repair = repairOf(healing, event);
   const { attempt, signature, summary, diff, reason, expiresAt, executionId, snapshotId, decision, workflowId } = data;
   const told = { attempt, signature, reason, expiresAt, executionId, snapshotId, decision, workflowId };

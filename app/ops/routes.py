@@ -84,12 +84,21 @@ def metrics_blueprint(bridge: BridgeWorker) -> Blueprint:
 
 
 def brake_blueprint(bridge: BridgeWorker) -> Blueprint:
-    """``PUT /autonomy``; auth: access, and not for anonymous callers."""
+    """``GET`` and ``PUT /autonomy``; auth: access, and not for anonymous callers."""
     blueprint = Blueprint("brake", __name__)
+
+    def access() -> None:
+        auth.check_access(auth.bearer(request.environ), request.environ, bridge.settings, anonymous_ok=False)
+
+    @blueprint.get("/autonomy")
+    def ceiling() -> Response:
+        access()
+        found = Ceiling.get(bridge.journal, "all") or Ceiling()
+        return jsonify(autonomy=found.autonomy)
 
     @blueprint.put("/autonomy")
     def brake() -> Response:
-        auth.check_access(auth.bearer(request.environ), request.environ, bridge.settings, anonymous_ok=False)
+        access()
         body = read_json_body(bridge.settings.max_message_bytes)
         wanted = read_body(AutonomyBody, body)
 

@@ -11,6 +11,8 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.console.rig import Console, chromium
+from tests.heal.conftest import planned_bridge
+from tests.heal.rig import Healing, HealN8n, healing_n8n
 from tests.support.projects import copy_project
 from tests.support.server import UNLIMITED, BridgeServer
 
@@ -59,3 +61,25 @@ def open_console(browser: Browser) -> Iterator[Callable[..., Console]]:
 @pytest.fixture
 def console(open_console: Callable[..., Console], bridge: BridgeServer) -> Console:
     return open_console(bridge)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BridgeServer, HealN8n, Path]]:
+    """A bridge between a fake n8n and an agent that acts by plans; see ``tests/heal``."""
+    folder = tmp_path_factory.mktemp("healing")
+    with healing_n8n() as n8n, planned_bridge(n8n, folder, N8N_EDITOR_URL="https://n8n.example/flows/") as server:
+        yield server, n8n, folder
+
+
+@pytest.fixture
+def healing(home: tuple[BridgeServer, HealN8n, Path]) -> Iterator[Callable[..., Healing]]:
+    """As ``tests/heal`` has it: sessions that have adopted a workflow."""
+    made: list[Healing] = []
+
+    def begin(*proposals: Any, **options: Any) -> Healing:
+        made.append(Healing(*home))
+        return made[-1].adopt(*proposals, **options)
+
+    yield begin
+    for one in made:
+        one.close()
