@@ -141,6 +141,7 @@ def test_without_a_network_messages_wait_and_are_said_once(console: Console) -> 
 
 
 def test_earlier_events_come_when_they_are_wanted(console: Console) -> None:
+    console.expect_complaint("404")  # as above
     console.say("Build a webhook that answers one")
     console.chat.get_by_text("I built the workflow").wait_for()
     for n in range(19):
