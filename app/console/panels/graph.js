@@ -1,6 +1,6 @@
 // A workflow as a picture: nodes where n8n has them, and an arrow for each connection. Names go in as text only.
 
-import { s } from '../dom.js';
+import { s, visible } from '../dom.js';
 
 const NODE = 96;
 const STEP = 220;
@@ -88,11 +88,12 @@ function drawNote({ note, x, y, w, h }) {
 /** `httpRequest` → HR. */
 function initials(type) {
   const word = type.split('.').pop();
-  return (word.slice(0, 1) + word.slice(1).replace(/[^A-Z]/g, '').replace(/^T(rigger)?$/, '')).slice(0, 2).toUpperCase();
+  const second = /[A-Z]/.exec(word.slice(1).replace(/Trigger$/, ''));
+  return (word.slice(0, 1) + (second ?? word.slice(1, 2))).toUpperCase();
 }
 
 function lines(name) {
-  const words = String(name).split(/\s+/);
+  const words = visible(name).split(/\s+/);
   const found = [''];
   for (const word of words) {
     if (found.at(-1) && found.at(-1).length + word.length >= LINE_CHARS) found.push(word);

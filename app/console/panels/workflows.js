@@ -57,7 +57,7 @@ export function mount(root, { store, api, connection, ui }) {
   function look() {
     clearTimeout(look.timer);
     look.timer = setTimeout(async () => {
-      if (!owner || !views.size || !root.checkVisibility()) return;
+      if (!owner || !views.size || !root.checkVisibility() || store.state.connection.is === 'over') return;
       for (const view of views.values()) view.load(store.state.healing.rev);
       if (about.of === views.size) return;
       about.of = views.size;
@@ -133,7 +133,9 @@ export function mount(root, { store, api, connection, ui }) {
         if (snapshots.open) loadSnapshots();
       } catch (error) {
         const again = h('button.quiet', { type: 'button', onclick: () => { loaded = -1; load(rev); } }, 'Try again');
-        if (!workflow) fill(picture, h('p.problem', null, `It cannot be shown: ${error.message}`), again);
+        if (workflow) return;
+        if (error.status === 404 && !n8n.editorUrl) fill(picture, h('p.hint', null, 'Only its id is known so far. Once it has failed, what is known of it is shown here.'));
+        else fill(picture, h('p.problem', null, `It cannot be shown: ${error.message}`), again);
       }
     }
 
