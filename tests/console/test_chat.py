@@ -47,6 +47,7 @@ def test_an_answer_goes_on_through_a_reload_of_the_bridge(console: Console, brid
 
 def test_what_others_wrote_is_shown_as_text(console: Console, bridge: BridgeServer, plays: Path) -> None:
     asked: list[str] = []
+    console.expect_complaint("404")  # a workflow that is adopted by its id has no draft
     console.page.on("request", lambda request: asked.append(request.url))
     call = {"tool": f"tool{OVERRIDE}", "input": {"url": "</pre><script>pwned=1</script>"}, "ok": False, "summary": EVIL}
     lines = [

@@ -21,7 +21,7 @@ def test_a_newcomer_sees_what_is_missing_and_plays_the_drill_to_its_diff(console
     console.check_accessible()
     repairs = console.page.get_by_role("tabpanel", name="Repairs")
     repairs.get_by_text("retryOnFail").wait_for()
-    repairs.get_by_role("button", name="Approve").click()
+    repairs.get_by_role("button", name="Approve and publish").click()
 
     console.page.get_by_text("The repair is published, and an undo is kept.").wait_for()
     workflow_id = console.http("GET", "")["workflows"][0]["workflowId"]

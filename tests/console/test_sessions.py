@@ -70,6 +70,8 @@ def test_the_access_token_opens_any_session_in_another_browser(
     first.status.get_by_text("This session has ended.").wait_for()
     expect(first.message).to_be_disabled()
 
+    # It has no draft until then, which the page asks for.
+    second.expect_complaint("404")
     # With a model the drill builds nothing in the chat: what is to fail is known by what its callback tells.
     second.button("Play the drill").click()
     second.button("Break it").click()

@@ -102,6 +102,8 @@ export function mount(root, { store, api, connection, ui }) {
     if (!node) return;
     node.firstChild.open = true;
     node.scrollIntoView({ block: 'start' });
+    // Where something is to be decided, the buttons are seen too, below the changes.
+    node.querySelector('.timeline > .now')?.scrollIntoView({ block: 'nearest' });
   }
 
   /** Says what came of it where it was asked for; the events tell the rest. */
