@@ -6,9 +6,9 @@ const NODE = 96;
 const STEP = 220;
 const MARGIN = 40;
 const LABEL = 64;
-const LINE_CHARS = 20;
-const SMALLEST = 0.6;
-const TRIGGER = /trigger$|webhook$/i;
+const LINE_CHARS = 19;
+const SMALLEST = 0.54;
+const TRIGGER = /trigger$|\.webhook$/i;
 const STICKY = 'n8n-nodes-base.stickyNote';
 let made = 0;
 
