@@ -42,12 +42,12 @@ def test_a_repair_is_decided_with_its_change_in_view_and_can_be_undone(open_cons
     assert steps_of(case) == ["Error", "A fault in the workflow", "Change", "Trial", "Your decision"]
     expect(case.get_by_role("table", name="Ask").locator("td")).to_have_text([BROKEN, FIXED])
     case.get_by_text("went through").wait_for()
-    case.get_by_text("an undo is kept. It expires in 24 h.").wait_for()
+    case.get_by_text("It expires in 24 h.").wait_for()
     console.check_accessible()
 
     case.get_by_role("button", name="Larger").click()
     console.check_accessible()
-    console.page.get_by_role("dialog").get_by_role("button", name="Approve").click()
+    console.page.get_by_role("dialog").get_by_role("button", name="Approve and publish").click()
     case.get_by_text("Published by you or a colleague").wait_for()
     assert url_of(one.n8n.active(one.workflow_id)) == FIXED
     case.get_by_role("button", name="Undo this repair").click()

@@ -4,9 +4,9 @@ import { s, visible } from '../dom.js';
 
 const NODE = 96;
 const STEP = 220;
-const MARGIN = 40;
+const MARGIN = 54;
 const LABEL = 64;
-const LINE_CHARS = 19;
+const LINE_CHARS = 16;
 const SMALLEST = 0.54;
 const TRIGGER = /trigger$|\.webhook$/i;
 const STICKY = 'n8n-nodes-base.stickyNote';
@@ -21,7 +21,7 @@ export function graph({ nodes = [], connections = {} }, failing) {
   const boxes = new Map(steps.map((one) => [one.name, one]));
   const all = [...boxes.values(), ...notes];
   const left = Math.min(...all.map((one) => one.x)) - MARGIN;
-  const top = Math.min(...all.map((one) => one.y)) - MARGIN;
+  const top = Math.min(...all.map((one) => one.y)) - MARGIN / 2;
   const width = Math.max(...all.map((one) => one.x + one.w)) + MARGIN - left;
   const height = Math.max(...all.map((one) => one.y + one.h + (one.note ? 0 : LABEL))) + MARGIN / 2 - top;
   const arrow = `arrow-${++made}`;

@@ -188,7 +188,7 @@ export function mount(root, { store, api, connection, ui }) {
     const why = reason && reason !== doubt && h('p', { dir: 'auto' }, reason);
     if (state === 'waiting' && !isPast) {
       return step('now', 'Your decision', times.repair_waiting ?? times.waiting, why,
-        attempt.expiresAt && countDown(h('p.hint'), Date.parse(attempt.expiresAt), (left) => `To approve is to publish it; an undo is kept. It expires in ${left}.`), decision(one, attempt, now), cost);
+        attempt.expiresAt && countDown(h('p.hint'), Date.parse(attempt.expiresAt), (left) => `It expires in ${left}.`), decision(one, attempt, now), cost);
     }
     const ends = {
       published: ['good', 'Published', `${by ? `Published${by}` : 'Published'}: n8n runs the repaired version, and the one before it is kept.`],
@@ -207,7 +207,7 @@ export function mount(root, { store, api, connection, ui }) {
 
   function decision(one, attempt, now, after = () => {}) {
     const button = (kind, words, type) => h(`button.${kind}`, { type: 'button', disabled: Boolean(now.words), onclick: () => { after(); decide(one, type, attempt); } }, words);
-    return h('div.buttons', null, button('main', 'Approve', 'approve'), button('danger', 'Reject', 'reject'));
+    return h('div.buttons', null, button('main', 'Approve and publish', 'approve'), button('danger', 'Reject', 'reject'));
   }
 
   function blocked(one, now) {

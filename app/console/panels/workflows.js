@@ -106,6 +106,7 @@ export function mount(root, { store, api, connection, ui }) {
     const download = h('button.quiet', { type: 'button', disabled: true, onclick: save }, 'Download');
     const reports = h('p.hint');
     const list = h('ol.snapshots');
+    const opened = new Set();
     const snapshots = h('details', { ontoggle: () => snapshots.open && loadSnapshots() }, h('summary', null, 'Snapshots, and the way back'), list);
     fill(body, picture, failure, h('div', null, h('h4', null, 'How far repairs may go'), autonomy.node), h('div.buttons', null, editor, download), reports, snapshots);
     const node = h('li.card.workflow', { dataset: { workflow: workflowId } }, h('h3', null, title), body);
@@ -195,7 +196,11 @@ export function mount(root, { store, api, connection, ui }) {
         }
         back.disabled = false;
       }
-      const details = h('details', { ontoggle: compare }, h('summary', null, when), inside);
+      const toggled = () => {
+        opened[details.open ? 'add' : 'delete'](one.snapshotId);
+        compare();
+      };
+      const details = h('details', { open: opened.has(one.snapshotId), ontoggle: toggled }, h('summary', null, when), inside);
       return h('li', null, details);
     }
 
