@@ -99,6 +99,8 @@ def test_a_dead_letter_is_read_replayed_and_adopted(ops: Console, guarded: Bridg
         letters = ops.page.get_by_role("region", name="Dead letters")
         ops.page.get_by_role("region", name="Live sessions").get_by_role("link").wait_for()
         letters.get_by_text("It cannot be replayed").wait_for()
+        number = ops.page.locator("[data-metric=letters]")
+        expect(number.get_by_text("3 in all")).to_be_visible()
         letters.get_by_label("Show those with the reason").select_option("no_session")
         expect(letters.get_by_text("Not what n8n sends").locator("visible=true")).to_have_count(0)
         letter = letters.locator("[data-letter]").filter(has_text=hostile)

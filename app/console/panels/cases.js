@@ -34,6 +34,8 @@ function concluded(one) {
   // One that was begun after that is the one more try.
   if (one.blocked && last && last.at > one.blocked.at) one.blocked = null;
   one.state = one.blocked ? 'blocked' : last?.state ?? 'recorded';
+  // A service was away, and the run that failed has been repeated.
+  if (one.state === 'not_a_bug' && last.executionId) one.state = last.state = 'over';
   one.movedAt = [one.lastAt, one.blocked?.at, last?.movedAt].filter(Boolean).sort().at(-1) ?? '';
   return one;
 }
@@ -76,5 +78,8 @@ function attemptOf(told = { steps: [] }, record = {}) {
   };
 }
 
-/** What of the repairs the records should be asked for again. */
-export const askFor = ({ repairs }) => JSON.stringify([...repairs.values()].filter((one) => !['error', 'started'].includes(one.state) || !one.signature).map((one) => [one.repairId, one.state]));
+const PASSING = new Set(['error', 'started', 'proposed', 'verified', 'approved']);
+const isPassing = ({ state, diagnosis, signature }) => signature && (PASSING.has(state) || (state === 'diagnosed' && ['workflow_bug', 'unknown'].includes(diagnosis.kind)));
+
+/** Another where the records should be asked for again: something has come to an end, or is told by the record only. */
+export const askFor = ({ repairs }) => JSON.stringify([...repairs.values()].filter((one) => !isPassing(one)).map((one) => [one.repairId, one.state, one.steps.length]));

@@ -1,14 +1,14 @@
 // A workflow as a picture: nodes where n8n has them, and an arrow for each connection. Names go in as text only.
 
-import { s } from '../dom.js';
+import { s, visible } from '../dom.js';
 
 const NODE = 96;
 const STEP = 220;
-const MARGIN = 40;
+const MARGIN = 54;
 const LABEL = 64;
-const LINE_CHARS = 20;
-const SMALLEST = 0.6;
-const TRIGGER = /trigger$|webhook$/i;
+const LINE_CHARS = 16;
+const SMALLEST = 0.54;
+const TRIGGER = /trigger$|\.webhook$/i;
 const STICKY = 'n8n-nodes-base.stickyNote';
 let made = 0;
 
@@ -21,7 +21,7 @@ export function graph({ nodes = [], connections = {} }, failing) {
   const boxes = new Map(steps.map((one) => [one.name, one]));
   const all = [...boxes.values(), ...notes];
   const left = Math.min(...all.map((one) => one.x)) - MARGIN;
-  const top = Math.min(...all.map((one) => one.y)) - MARGIN;
+  const top = Math.min(...all.map((one) => one.y)) - MARGIN / 2;
   const width = Math.max(...all.map((one) => one.x + one.w)) + MARGIN - left;
   const height = Math.max(...all.map((one) => one.y + one.h + (one.note ? 0 : LABEL))) + MARGIN / 2 - top;
   const arrow = `arrow-${++made}`;
@@ -88,11 +88,12 @@ function drawNote({ note, x, y, w, h }) {
 /** `httpRequest` → HR. */
 function initials(type) {
   const word = type.split('.').pop();
-  return (word.slice(0, 1) + word.slice(1).replace(/[^A-Z]/g, '').replace(/^T(rigger)?$/, '')).slice(0, 2).toUpperCase();
+  const second = /[A-Z]/.exec(word.slice(1).replace(/Trigger$/, ''));
+  return (word.slice(0, 1) + (second ?? word.slice(1, 2))).toUpperCase();
 }
 
 function lines(name) {
-  const words = String(name).split(/\s+/);
+  const words = visible(name).split(/\s+/);
   const found = [''];
   for (const word of words) {
     if (found.at(-1) && found.at(-1).length + word.length >= LINE_CHARS) found.push(word);

@@ -13,7 +13,7 @@ const STATES = {
   recorded: ['is only recorded', ''], error: ['is next in line', ''], started: ['is being looked into', ''], diagnosed: ['is being looked into', ''],
   retrying: ['the run is repeated later', ''], proposed: ['a change is being tried', ''], verified: ['a change is proven', 'good'],
   unverified: ['a change is suggested', 'waits'], waiting: ['waits for you', 'waits'], approved: ['is being published', 'good'], not_a_bug: ['needs you', 'bad'],
-  rejected: ['you said no', ''], expired: ['nobody decided in time', 'bad'], published: ['healed', 'good'], failed: ['was not repaired', 'bad'],
+  over: ['over', ''], rejected: ['you said no', ''], expired: ['nobody decided in time', 'bad'], published: ['healed', 'good'], failed: ['was not repaired', 'bad'],
   blocked: ['blocked: needs you', 'bad'], rolled_back: ['the repair was undone', 'bad'],
 };
 const KINDS = {
@@ -63,7 +63,7 @@ export function mount(root, { store, api, connection, ui }) {
     if (!owner || wanted === known) return;
     clearTimeout(look.timer);
     look.timer = setTimeout(async () => {
-      if (!root.checkVisibility()) return;
+      if (!root.checkVisibility() || store.state.connection.is === 'over') return;
       known = wanted;
       const of = owner;
       try {
@@ -194,12 +194,12 @@ export function mount(root, { store, api, connection, ui }) {
       published: ['good', 'Published', `${by ? `Published${by}` : 'Published'}: n8n runs the repaired version, and the one before it is kept.`],
       approved: ['now', 'Approved', `Approved${by}; it is being published.`], rejected: ['', 'Rejected', `Rejected${by}. The workflow is as it was.`],
       expired: ['bad', 'Expired', 'Nobody decided in time. The workflow is as it was.'], unverified: ['doubt', 'Suggested', 'Nothing was written to n8n. Make the change there, or raise how far repairs may go.'],
-      not_a_bug: ['bad', 'For you to do', null], failed: ['bad', 'Not repaired', 'The workflow is as it was.'], rolled_back: ['bad', 'Undone', 'The workflow is as it was before the repair.'],
+      not_a_bug: ['bad', 'For you to do', null], over: ['', 'Over', null], failed: ['bad', 'Not repaired', 'The workflow is as it was.'], rolled_back: ['bad', 'Undone', 'The workflow is as it was before the repair.'],
     };
     if (state === 'diagnosed' && ['credentials', 'quota'].includes(attempt.kind)) ends.diagnosed = ends.not_a_bug;
     if (!ends[state]) return null;
     const [tone, title, words] = ends[state];
-    const told = ['failed', 'not_a_bug', 'diagnosed'].includes(state) && reason !== attempt.found && why;
+    const told = ['failed', 'not_a_bug', 'diagnosed', 'over'].includes(state) && reason !== attempt.found && why;
     const todo = title === 'For you to do' && h('p', null, 'Do what is said above in n8n, then run the workflow again. No change of the workflow would mend it.');
     const back = state === 'published' && attempt.snapshotId && !isPast && h('button.quiet', { type: 'button', disabled: Boolean(now.words), onclick: () => undo(one, attempt) }, 'Undo this repair');
     return step(tone, title, times[`repair_${state}`] ?? times[state] ?? times.repair_decided, told, todo, words && h('p', null, words), back, cost);

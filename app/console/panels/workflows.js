@@ -57,7 +57,7 @@ export function mount(root, { store, api, connection, ui }) {
   function look() {
     clearTimeout(look.timer);
     look.timer = setTimeout(async () => {
-      if (!owner || !views.size || !root.checkVisibility()) return;
+      if (!owner || !views.size || !root.checkVisibility() || store.state.connection.is === 'over') return;
       for (const view of views.values()) view.load(store.state.healing.rev);
       if (about.of === views.size) return;
       about.of = views.size;
@@ -106,6 +106,7 @@ export function mount(root, { store, api, connection, ui }) {
     const download = h('button.quiet', { type: 'button', disabled: true, onclick: save }, 'Download');
     const reports = h('p.hint');
     const list = h('ol.snapshots');
+    const opened = new Set();
     const snapshots = h('details', { ontoggle: () => snapshots.open && loadSnapshots() }, h('summary', null, 'Snapshots, and the way back'), list);
     fill(body, picture, failure, h('div', null, h('h4', null, 'How far repairs may go'), autonomy.node), h('div.buttons', null, editor, download), reports, snapshots);
     const node = h('li.card.workflow', { dataset: { workflow: workflowId } }, h('h3', null, title), body);
@@ -133,7 +134,9 @@ export function mount(root, { store, api, connection, ui }) {
         if (snapshots.open) loadSnapshots();
       } catch (error) {
         const again = h('button.quiet', { type: 'button', onclick: () => { loaded = -1; load(rev); } }, 'Try again');
-        if (!workflow) fill(picture, h('p.problem', null, `It cannot be shown: ${error.message}`), again);
+        if (workflow) return;
+        if (error.status === 404 && !n8n.editorUrl) fill(picture, h('p.hint', null, 'Only its id is known so far. Once it has failed, what is known of it is shown here.'));
+        else fill(picture, h('p.problem', null, `It cannot be shown: ${error.message}`), again);
       }
     }
 
@@ -193,7 +196,11 @@ export function mount(root, { store, api, connection, ui }) {
         }
         back.disabled = false;
       }
-      const details = h('details', { ontoggle: compare }, h('summary', null, when), inside);
+      const toggled = () => {
+        opened[details.open ? 'add' : 'delete'](one.snapshotId);
+        compare();
+      };
+      const details = h('details', { open: opened.has(one.snapshotId), ontoggle: toggled }, h('summary', null, when), inside);
       return h('li', null, details);
     }
 
