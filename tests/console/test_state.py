@@ -60,7 +60,7 @@ def test_a_repairs_turn_answers_no_message_and_repeats_are_one_failure(console: 
     log.add("user_message", text="waits")
     for count in (1, 2, 3):
         told = {"workflowId": "w", "workflowName": "Orders", "signature": "s", "repeatCount": count}
-        log.add("workflow_error", repair="r1", **told, error={"message": f"no {count}"}, source="callback")
+        log.add("workflow_error", "", "r1", **told, error={"message": f"no {count}"}, source="callback")
     log.add("turn_started", "t1", "r1", kind="repair")
     log.add("repair_started", "t1", "r1", workflowId="w", signature="s", attempt=1)
     log.add("assistant_message", "t1", messageId="m", text="I look into it.")
