@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
 TEST_PROCESSES ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help install run test screenshots fuzz consistency lint fmt check lock clean python n8n down test-n8n image image-test programs
+.PHONY: help install run test screenshots fuzz consistency lint fmt check lock docs audit sbom clean python n8n down test-n8n image image-test programs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-11s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -17,8 +17,7 @@ run: .venv/.run ## start the bridge here, on http://127.0.0.1:3000 unless BIND s
 	@exec $(BIN)/gunicorn -c gunicorn.conf.py wsgi:app
 
 test: .venv/.dev programs ## run all tests
-	@N8N_E2E= IMAGE_TEST= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile \
-		--ignore=tests/consistency/test_run.py # random runs: make consistency
+	@N8N_E2E= IMAGE_TEST= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 screenshots: .venv/.dev programs ## the console's main states, anew, into docs/images
 	@$(BIN)/python -m tests.console.screenshots
@@ -26,7 +25,7 @@ screenshots: .venv/.dev programs ## the console's main states, anew, into docs/i
 fuzz: .venv/.dev ## random input for FUZZ_SECONDS (60); what it finds is in var/fuzz
 	@$(BIN)/python -m tests.fuzz
 
-consistency: .venv/.dev redis ## random runs with kills and pauses, checked, for SECONDS (60); SEED replays one
+consistency: .venv/.dev programs ## random runs with kills and pauses, checked, for SECONDS (60); SEED replays one
 	@$(BIN)/python -m tests.consistency --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(BACKEND),--backend $(BACKEND))
 
 n8n: .venv/.run ## install and start a real n8n here, and connect the bridge to it by .env
@@ -60,8 +59,18 @@ check: .venv/.dev ## rules, format and types; changes nothing
 lock: .venv/.dev ## write the locks anew from requirements*.txt
 	@for name in requirements requirements-dev; do \
 		$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
-			--no-emit-index-url --no-header $$name.txt -o $$name.lock || exit 1; \
+			--no-emit-index-url $$name.txt -o $$name.lock || exit 1; \
 	done
+
+docs: .venv/.dev ## write what is made from the code and the locks: docs/configuration.md, docs/licences.md
+	@$(BIN)/python -m app.setting_docs > docs/configuration.md
+	@$(BIN)/python -m dev.licences > docs/licences.md
+
+audit: .venv/.dev ## known weaknesses of what is locked, and of our code; error 3: not all could be checked
+	@$(BIN)/python -m dev.audit
+
+sbom: .venv/.dev ## what is shipped, as CycloneDX: var/sbom.cdx.json
+	@$(BIN)/python -m dev.sbom
 
 clean: ## remove .venv and caches; var/ with the journal stays
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
