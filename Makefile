@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
 TEST_PROCESSES ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz consistency lint fmt check lock docs audit sbom clean python n8n down test-n8n image image-test programs
+.PHONY: help install run test screenshots fuzz consistency lint fmt check lock docs audit sbom clean python n8n down test-n8n image image-test programs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-11s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -18,6 +18,9 @@ run: .venv/.run ## start the bridge here, on http://127.0.0.1:3000 unless BIND s
 
 test: .venv/.dev programs ## run all tests
 	@N8N_E2E= IMAGE_TEST= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
+
+screenshots: .venv/.dev programs ## the console's main states, anew, into docs/images
+	@$(BIN)/python -m tests.console.screenshots
 
 fuzz: .venv/.dev ## random input for FUZZ_SECONDS (60); what it finds is in var/fuzz
 	@$(BIN)/python -m tests.fuzz
@@ -80,11 +83,11 @@ python:
 
 # The tests start their own, on a free port. Where it is missing and can be installed, it is.
 programs: # that tests start beside the bridge
-	@{ { command -v redis-server || command -v valkey-server; } && command -v haproxy; } >/dev/null || { \
-		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing redis-server and haproxy ..." && \
+	@{ { command -v redis-server || command -v valkey-server; } && command -v haproxy && command -v chromium; } >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing redis-server, haproxy and chromium ..." && \
 		apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends redis-server haproxy; } || \
-		{ echo "The tests need redis-server 7 or newer and haproxy (on Debian: apt-get install redis-server haproxy)" >&2; exit 1; }
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends redis-server haproxy chromium; } || \
+		{ echo "The tests need redis-server 7 or newer, haproxy and chromium (on Debian: apt-get install redis-server haproxy chromium)" >&2; exit 1; }
 
 # Stamps: a second run has nothing to do.
 .venv/.run: requirements.lock | python

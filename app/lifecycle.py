@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -61,6 +62,7 @@ log = logging.getLogger(__name__)
 class BridgeWorker:
     """Everything one worker process has, wired. Nothing runs before :meth:`start`.
 
+    :ivar error_workflow: what n8n has of it, as :func:`app.n8n.error_workflow.remembered`; ``None``: no n8n.
     :ivar draining: this worker is finishing: no new turn, no new socket; callbacks are still taken.
     """
 
@@ -74,7 +76,8 @@ class BridgeWorker:
         self._letter_store = _letter_store(settings)
         self.journal = make_journal(settings, complete=self._complete)
         self.n8n = _client(settings)
-        self.workflows = _workflows(self.n8n, self.journal)
+        self.error_workflow = _error_workflow(self.n8n, settings)
+        self.workflows = _workflows(self.n8n, self.journal, self.error_workflow)
         self.limits = Limits(settings, self.journal)
         transcripts = JournalTranscripts(self.journal)
         self.agent: Agent = agent or _agent(settings, transcripts)
@@ -243,10 +246,16 @@ def _client(settings: Settings) -> N8nClient | None:
     return N8nClient(settings.n8n_api_url, settings.n8n_api_key)
 
 
-def _workflows(client: N8nClient | None, journal: Journal) -> Workflows:
-    if client is None:
+def _error_workflow(client: N8nClient | None, settings: Settings) -> Callable[[], error_workflow.State] | None:
+    return error_workflow.remembered(client, callback_url=settings.n8n_callback_url) if client is not None else None
+
+
+def _workflows(
+    client: N8nClient | None, journal: Journal, state: Callable[[], error_workflow.State] | None
+) -> Workflows:
+    if client is None or state is None:
         return Drafts(journal)
-    return ConnectedWorkflows(client, journal, error_workflow_id=error_workflow.remembered(client))
+    return ConnectedWorkflows(client, journal, error_workflow_id=lambda: state().workflow_id)
 
 
 def _agent(settings: Settings, transcripts: JournalTranscripts) -> Agent:
