@@ -1,16 +1,16 @@
 variable "name" {
-  description = "Prefix of every name, such as \"bridge-prod\"."
   type        = string
+  description = "Prefix of every name, such as \"bridge-prod\"."
 
   validation {
-    condition     = can(regex("^[a-z][a-z0-9-]{0,22}[a-z0-9]$", var.name))
-    error_message = "name must have 2 to 24 lower-case letters, digits and dashes, begin with a letter and not end with a dash."
+    condition     = can(regex("^[a-z][a-z0-9-]{0,20}[a-z0-9]$", var.name))
+    error_message = "name must have 2 to 22 lower-case letters, digits and dashes, begin with a letter and not end with a dash."
   }
 }
 
 variable "cidr_block" {
-  description = "Addresses of the VPC, from /16 to /20. Another network that is to be peered must not overlap it."
   type        = string
+  description = "Addresses of the VPC, from /16 to /20. Another network that is to be peered must not overlap it."
   default     = "10.20.0.0/16"
 
   validation {
@@ -20,8 +20,8 @@ variable "cidr_block" {
 }
 
 variable "availability_zones" {
-  description = "Zones, each with a public and a private subnet; two at least, or a zone's failure is an outage."
   type        = list(string)
+  description = "Zones, each with a public and a private subnet; two at least, or a zone's failure is an outage."
 
   validation {
     condition     = length(var.availability_zones) >= 2 && length(var.availability_zones) <= 6
@@ -35,13 +35,13 @@ variable "availability_zones" {
 }
 
 variable "single_nat_gateway" {
-  description = "One NAT gateway for all zones: cheaper, and its zone's failure takes the way out from all of them."
   type        = bool
+  description = "One NAT gateway for all zones: cheaper, and its zone's failure takes the way out from all of them."
   default     = false
 }
 
 variable "log_retention_days" {
-  description = "Days that flow logs are kept."
   type        = number
+  description = "Days that flow logs are kept."
   default     = 30
 }

@@ -1,21 +1,21 @@
 variable "name" {
-  description = "Prefix of every name, such as \"bridge-prod\"."
   type        = string
+  description = "Prefix of every name, such as \"bridge-prod\"."
 
   validation {
-    condition     = can(regex("^[a-z][a-z0-9-]{0,22}[a-z0-9]$", var.name))
-    error_message = "name must have 2 to 24 lower-case letters, digits and dashes, begin with a letter and not end with a dash."
+    condition     = can(regex("^[a-z][a-z0-9-]{0,20}[a-z0-9]$", var.name))
+    error_message = "name must have 2 to 22 lower-case letters, digits and dashes, begin with a letter and not end with a dash."
   }
 }
 
 variable "vpc_id" {
-  description = "The VPC of the groups."
   type        = string
+  description = "The VPC of the groups."
 }
 
 variable "vpc_cidr_block" {
-  description = "Its addresses, of which the third is the resolver's."
   type        = string
+  description = "Its addresses, of which the third is the resolver's."
 
   validation {
     condition     = can(cidrhost(var.vpc_cidr_block, 2))
@@ -24,8 +24,8 @@ variable "vpc_cidr_block" {
 }
 
 variable "bridge_port" {
-  description = "TCP port that the bridge listens on in its task."
   type        = number
+  description = "TCP port that the bridge listens on in its task."
   default     = 3000
 
   validation {
@@ -35,7 +35,7 @@ variable "bridge_port" {
 }
 
 variable "cache_port" {
-  description = "TCP port of the shared journal."
   type        = number
+  description = "TCP port of the shared journal."
   default     = 6379
 }

@@ -1,16 +1,16 @@
 variable "name" {
-  description = "Prefix of every name, such as \"bridge-prod\"."
   type        = string
+  description = "Prefix of every name, such as \"bridge-prod\"."
 
   validation {
-    condition     = can(regex("^[a-z][a-z0-9-]{0,22}[a-z0-9]$", var.name))
-    error_message = "name must have 2 to 24 lower-case letters, digits and dashes, begin with a letter and not end with a dash."
+    condition     = can(regex("^[a-z][a-z0-9-]{0,20}[a-z0-9]$", var.name))
+    error_message = "name must have 2 to 22 lower-case letters, digits and dashes, begin with a letter and not end with a dash."
   }
 }
 
 variable "dead_letter_retention_days" {
-  description = "Days that a dead letter is kept in the bucket; what was deleted or replaced stays as long again."
   type        = number
+  description = "Days that a dead letter is kept in the bucket; what was deleted or replaced stays as long again."
   default     = 30
 
   validation {
@@ -20,13 +20,13 @@ variable "dead_letter_retention_days" {
 }
 
 variable "access_log_retention_days" {
-  description = "Days that access logs of the load balancer and of the bucket are kept."
   type        = number
+  description = "Days that access logs of the load balancer and of the bucket are kept."
   default     = 90
 }
 
 variable "deletion_protection" {
-  description = "Whether a bucket that is not empty, and the table, refuse to be deleted."
   type        = bool
+  description = "Whether a bucket that is not empty, and the table, refuse to be deleted."
   default     = true
 }

@@ -173,6 +173,30 @@ run "names_of_buckets_are_ours" {
   }
 }
 
+run "the_longest_name_fits_a_bucket_in_the_region_with_the_longest_name" {
+  command = plan
+  variables {
+    name = "abcdefghijklmnopqrstuv"
+  }
+  override_data {
+    target = data.aws_region.current
+    values = { region = "ap-southeast-1" }
+  }
+
+  assert {
+    condition     = length(aws_s3_bucket.dead_letters.bucket) <= 63
+    error_message = "A bucket's name has 63 characters at most."
+  }
+}
+
+run "a_longer_name_is_refused" {
+  command = plan
+  variables {
+    name = "abcdefghijklmnopqrstuvw"
+  }
+  expect_failures = [var.name]
+}
+
 run "half_a_day_is_refused" {
   command = plan
   variables {
