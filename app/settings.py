@@ -96,8 +96,13 @@ class Setting:
 
     @property
     def secret(self) -> bool:
-        """Whether it is kept out of texts, and may be given as ``NAME_FILE``."""
+        """Whether all of it is kept out of texts."""
         return self.name.endswith(_SECRET_SUFFIXES)
+
+    @property
+    def from_file(self) -> bool:
+        """Whether it may be given as ``NAME_FILE``: a secret, or an address that may have one in it."""
+        return self.secret or self.form in (REDIS_URL, HOOK_URL)
 
 
 def split_bind(bind: str) -> tuple[str, int]:
@@ -129,7 +134,12 @@ TABLE: tuple[Setting, ...] = (
     Setting("BIND", BIND, "127.0.0.1:3000", "Address that is listened on."),
     Setting("WEB_CONCURRENCY", whole(1, 64), 1, "gunicorn workers."),
     Setting("JOURNAL_PATH", PATH, Path("var/journal.db"), "The journal's SQLite file, on a local disk."),
-    Setting("REDIS_URL", REDIS_URL, None, "The journal in Redis or Valkey instead, for several machines; off: none."),
+    Setting(
+        "REDIS_URL",
+        REDIS_URL,
+        None,
+        "The journal in Redis or Valkey instead, for several machines; off: none. Also as REDIS_URL_FILE.",
+    ),
     Setting("REDIS_PREFIX", PREFIX, "bridge", "What the journal's keys in Redis begin with; each bridge has its own."),
     Setting("PUBLIC_URL", URL, _default_public_url, "How people reach the bridge.", "http://BIND"),
     Setting("N8N_CALLBACK_URL", URL, lambda known: known["public_url"], "How n8n reaches the bridge.", "PUBLIC_URL"),
@@ -178,7 +188,12 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("HEAL_REPAIRS_PER_WORKFLOW_PER_DAY", PER_MINUTE, 5, "Repairs of one workflow by the agent; 0: no limit."),
     Setting("HEAL_REPAIRS_PER_HOUR", PER_MINUTE, 20, "Repairs of all workflows by the agent; 0: no limit."),
-    Setting("NOTIFY_URL", HOOK_URL, None, "Gets a POST for repairs that wait, are blocked, failed or were published."),
+    Setting(
+        "NOTIFY_URL",
+        HOOK_URL,
+        None,
+        "Gets a POST for repairs that wait, are blocked, failed or were published. Also as NOTIFY_URL_FILE.",
+    ),
     Setting("NOTIFY_SECRET", SECRETS, (), "Signs what NOTIFY_URL gets; several for rotation."),
     Setting("MAX_SESSIONS", whole(1, 1_000_000), 100, "Live sessions at once."),
     Setting("SESSION_IDLE_TTL_SECONDS", number(0.05, 31_536_000), 1800, "Seconds until an idle session goes to sleep."),
@@ -372,7 +387,7 @@ def _read_env_file(named: str | Path | None) -> dict[str, str]:
 def _given(setting: Setting, values: Mapping[str, str]) -> tuple[str, str | None]:
     """The variable that gives this setting, and its text; ``None`` where it is unset."""
     name, file_name = setting.name, f"{setting.name}_FILE"
-    if not setting.secret or file_name not in values:
+    if not setting.from_file or file_name not in values:
         return name, values.get(name)
     if name in values:
         raise ConfigError(f"{name} and {file_name} must not both be set")

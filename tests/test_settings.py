@@ -261,6 +261,19 @@ def test_a_secret_can_be_in_a_file(name: str, tmp_path: Path) -> None:
     assert said.startswith(f"{name}_FILE must") and "hidden" not in said
 
 
+@pytest.mark.parametrize("name", ["REDIS_URL", "NOTIFY_URL"])
+def test_an_address_with_a_secret_in_it_can_be_in_a_file(name: str, tmp_path: Path) -> None:
+    file, url = tmp_path / "url", "://us%65r:hidden@10.0.0.1"
+    scheme = "rediss" if name == "REDIS_URL" else "https"
+    file.write_text(f"{scheme}{url if name == 'REDIS_URL' else '://10.0.0.1/hidden'}\n")
+
+    found = given(**{f"{name}_FILE": str(file)})
+
+    assert "hidden" in getattr(found, name.lower())
+    assert "hidden" not in repr(found)
+    assert refusal(**{f"{name}_FILE": str(file), name: "x"}) == f"{name} and {name}_FILE must not both be set"
+
+
 def test_no_secret_is_shown() -> None:
     settings = given(
         **dict.fromkeys(SECRETS, "hidden"), NOTIFY_URL="https://h.example/hidden", N8N_API_URL="http://n8n"
