@@ -8,6 +8,8 @@ locals {
   # Every key has the hash tag {bridge} (REDIS_PREFIX), so one shard holds them all; the functions and INFO come with it.
   access_string = "on ~{bridge}:* resetchannels &{bridge}:wake +@all"
 
+  endpoint = join("", aws_memorydb_cluster.this.cluster_endpoint[*].address) # there is one
+
   passwords        = [for number in var.password_versions : random_password.this[tostring(number)].result]
   current_password = local.passwords[length(local.passwords) - 1]
 }
@@ -86,7 +88,6 @@ resource "aws_secretsmanager_secret_version" "redis_url" {
   secret_id = aws_secretsmanager_secret.redis_url.id
   secret_string = format(
     "rediss://%s:%s@%s:%d/0",
-    aws_memorydb_user.this.user_name, local.current_password,
-    aws_memorydb_cluster.this.cluster_endpoint[0].address, local.port,
+    aws_memorydb_user.this.user_name, local.current_password, local.endpoint, local.port,
   )
 }

@@ -1,6 +1,6 @@
 output "endpoint" {
   description = "The cluster's address."
-  value       = aws_memorydb_cluster.this.cluster_endpoint[0].address
+  value       = local.endpoint
 }
 
 output "port" {

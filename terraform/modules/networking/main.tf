@@ -118,6 +118,7 @@ resource "aws_vpc_endpoint" "gateway" {
 # -- flow logs: who talked to whom, and what was refused
 
 resource "aws_cloudwatch_log_group" "flow" {
+  #checkov:skip=CKV_AWS_158:the key of CloudWatch Logs encrypts it; it has addresses and sizes only
   #checkov:skip=CKV_AWS_338:flow logs are looked at within days
   name              = "/vpc/${var.name}/flow"
   retention_in_days = var.log_retention_days

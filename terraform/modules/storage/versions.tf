@@ -1,5 +1,5 @@
 terraform {
-  required_version = ">= 1.7" # mock_provider in the tests
+  required_version = ">= 1.11" # the tests say what a mock knows during a plan
 
   required_providers {
     aws = {

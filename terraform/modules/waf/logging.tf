@@ -9,6 +9,7 @@ locals {
 }
 
 resource "aws_cloudwatch_log_group" "this" {
+  #checkov:skip=CKV_AWS_158:the key of CloudWatch Logs encrypts it; credentials and bodies are left out
   #checkov:skip=CKV_AWS_338:what was blocked is looked at within days
   name              = "aws-waf-logs-${var.name}" # the prefix is asked for
   retention_in_days = var.log_retention_days

@@ -1,13 +1,16 @@
 mock_provider "aws" {
   # The real provider checks the form of ARNs.
   mock_resource "aws_lb" {
-    defaults = { arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/bridge-test/0123456789abcdef" }
+    override_during = plan
+    defaults        = { arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/bridge-test/0123456789abcdef" }
   }
   mock_resource "aws_lb_target_group" {
-    defaults = { arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/bridge-test/0123456789abcdef" }
+    override_during = plan
+    defaults        = { arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/bridge-test/0123456789abcdef" }
   }
   mock_resource "aws_lb_listener" {
-    defaults = { arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:listener/app/bridge-test/0123456789abcdef/0123456789abcdef" }
+    override_during = plan
+    defaults        = { arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:listener/app/bridge-test/0123456789abcdef/0123456789abcdef" }
   }
 }
 
@@ -20,8 +23,10 @@ variables {
   log_bucket_name   = "bridge-test-logs-123456789012-eu-central-1"
 }
 
-run "https_is_served_with_tls_1_2_and_1_3_only" {
+run "https_only_with_the_timeouts_that_the_bridge_counts_on" {
   command = plan
+
+  # -- https is served with tls 1 2 and 1 3 only
 
   assert {
     condition     = aws_lb_listener.https.protocol == "HTTPS" && aws_lb_listener.https.port == 443 && aws_lb_listener.https.certificate_arn == var.certificate_arn
@@ -35,10 +40,8 @@ run "https_is_served_with_tls_1_2_and_1_3_only" {
     condition     = aws_lb_listener.https.default_action[0].type == "forward"
     error_message = "HTTPS goes on to the bridge."
   }
-}
 
-run "http_is_redirected_and_nothing_else" {
-  command = plan
+  # -- http is redirected and nothing else
 
   assert {
     condition     = aws_lb_listener.http.port == 80 && aws_lb_listener.http.default_action[0].type == "redirect"
@@ -48,10 +51,8 @@ run "http_is_redirected_and_nothing_else" {
     condition     = aws_lb_listener.http.default_action[0].redirect[0].protocol == "HTTPS" && aws_lb_listener.http.default_action[0].redirect[0].port == "443" && aws_lb_listener.http.default_action[0].redirect[0].status_code == "HTTP_301"
     error_message = "80 must redirect to HTTPS, for good."
   }
-}
 
-run "metrics_are_refused_before_anything_else" {
-  command = apply
+  # -- metrics are refused before anything else
 
   assert {
     condition     = aws_lb_listener_rule.refuse_metrics.priority == 1 && aws_lb_listener_rule.refuse_metrics.listener_arn == aws_lb_listener.https.arn
@@ -65,10 +66,8 @@ run "metrics_are_refused_before_anything_else" {
     condition     = aws_lb_listener_rule.refuse_metrics.action[0].type == "fixed-response" && aws_lb_listener_rule.refuse_metrics.action[0].fixed_response[0].status_code == "404"
     error_message = "The load balancer itself must answer, 404."
   }
-}
 
-run "timeouts_are_those_that_the_bridge_counts_on" {
-  command = plan
+  # -- timeouts are those that the bridge counts on
 
   assert {
     condition     = aws_lb.this.idle_timeout == 120
@@ -82,10 +81,8 @@ run "timeouts_are_those_that_the_bridge_counts_on" {
     condition     = tonumber(aws_lb_target_group.this.deregistration_delay) == 60
     error_message = "The deregistration delay must be 60 s."
   }
-}
 
-run "odd_headers_are_dropped_and_requests_are_logged" {
-  command = plan
+  # -- odd headers are dropped and requests are logged
 
   assert {
     condition     = aws_lb.this.drop_invalid_header_fields && aws_lb.this.desync_mitigation_mode == "defensive"
@@ -103,10 +100,8 @@ run "odd_headers_are_dropped_and_requests_are_logged" {
     condition     = !aws_lb.this.internal && aws_lb.this.security_groups == toset([var.security_group_id])
     error_message = "It must be public, with the group given."
   }
-}
 
-run "health_is_liveness" {
-  command = plan
+  # -- health is liveness
 
   assert {
     condition     = aws_lb_target_group.this.health_check[0].path == "/healthz" && aws_lb_target_group.this.health_check[0].matcher == "200"
@@ -116,10 +111,8 @@ run "health_is_liveness" {
     condition     = aws_lb_target_group.this.target_type == "ip" && aws_lb_target_group.this.port == 3000
     error_message = "Targets are tasks of Fargate on the bridge's port."
   }
-}
 
-run "deleting_is_refused_unless_that_is_taken_back" {
-  command = plan
+  # -- deleting is refused unless that is taken back
 
   assert {
     condition     = aws_lb.this.enable_deletion_protection
@@ -139,26 +132,12 @@ run "deleting_is_allowed_where_it_is_asked_for" {
   }
 }
 
-run "one_subnet_is_refused" {
+run "one_subnet_no_certificate_and_a_name_too_long_are_refused" {
   command = plan
   variables {
     public_subnet_ids = ["subnet-0123456789abcdef0"]
+    certificate_arn   = ""
+    name              = "a-name-that-is-too-long"
   }
-  expect_failures = [var.public_subnet_ids]
-}
-
-run "what_is_no_certificate_is_refused" {
-  command = plan
-  variables {
-    certificate_arn = ""
-  }
-  expect_failures = [var.certificate_arn]
-}
-
-run "a_name_too_long_for_a_load_balancer_is_refused" {
-  command = plan
-  variables {
-    name = "a-name-that-is-far-too-long"
-  }
-  expect_failures = [var.name]
+  expect_failures = [var.public_subnet_ids, var.certificate_arn, var.name]
 }

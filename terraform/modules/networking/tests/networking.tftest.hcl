@@ -19,8 +19,10 @@ variables {
   availability_zones = ["eu-central-1a", "eu-central-1b", "eu-central-1c"]
 }
 
-run "each_zone_has_a_public_and_a_private_subnet_of_its_own" {
-  command = plan
+run "a_network_over_three_zones" {
+  command = apply # with made-up ids: a plan knows none
+
+  # -- each zone has a public and a private subnet of its own
 
   assert {
     condition     = toset(keys(aws_subnet.public)) == toset(var.availability_zones) && toset(keys(aws_subnet.private)) == toset(var.availability_zones)
@@ -46,10 +48,8 @@ run "each_zone_has_a_public_and_a_private_subnet_of_its_own" {
     condition     = !anytrue([for subnet in values(aws_subnet.public) : subnet.map_public_ip_on_launch])
     error_message = "What is started in a public subnet must not be on the internet by itself."
   }
-}
 
-run "the_way_out_of_each_zone_is_its_own" {
-  command = plan
+  # -- the way out of each zone is its own
 
   assert {
     condition     = toset(keys(aws_nat_gateway.this)) == toset(var.availability_zones)
@@ -59,23 +59,8 @@ run "the_way_out_of_each_zone_is_its_own" {
     condition     = length(aws_route.private_internet) == 3 && alltrue([for route in aws_route.private_internet : route.destination_cidr_block == "0.0.0.0/0"])
     error_message = "A private subnet has no way out."
   }
-}
 
-run "one_nat_gateway_serves_all_zones_where_that_is_asked_for" {
-  command = plan
-
-  variables {
-    single_nat_gateway = true
-  }
-
-  assert {
-    condition     = keys(aws_nat_gateway.this) == ["eu-central-1a"] && length(aws_route.private_internet) == 3
-    error_message = "One gateway, and a route to it from each zone, were asked for."
-  }
-}
-
-run "private_subnets_reach_s3_and_dynamodb_without_nat" {
-  command = apply
+  # -- private subnets reach s3 and dynamodb without nat
 
   assert {
     condition     = { for key, endpoint in aws_vpc_endpoint.gateway : key => endpoint.service_name } == { s3 = "com.amazonaws.eu-central-1.s3", dynamodb = "com.amazonaws.eu-central-1.dynamodb" }
@@ -89,10 +74,8 @@ run "private_subnets_reach_s3_and_dynamodb_without_nat" {
     condition     = output.private_subnet_ids == [for zone in var.availability_zones : aws_subnet.private[zone].id] && output.public_subnet_ids == [for zone in var.availability_zones : aws_subnet.public[zone].id]
     error_message = "The outputs are not the subnets in the order of the zones."
   }
-}
 
-run "flow_logs_tell_of_all_traffic_and_are_kept_30_days" {
-  command = apply
+  # -- flow logs tell of all traffic and are kept 30 days
 
   assert {
     condition     = aws_flow_log.this.traffic_type == "ALL" && aws_flow_log.this.vpc_id == aws_vpc.this.id
@@ -110,23 +93,35 @@ run "flow_logs_tell_of_all_traffic_and_are_kept_30_days" {
     condition     = alltrue([for statement in jsondecode(aws_iam_role_policy.flow.policy).Statement : statement.Resource == "${aws_cloudwatch_log_group.flow.arn}:*" || statement.Action == "logs:DescribeLogGroups"])
     error_message = "The role may write to more than the flow logs' group."
   }
-}
 
-run "the_default_group_lets_nothing_through" {
-  command = plan
+  # -- the default group lets nothing through
 
   assert {
-    condition     = length(coalesce(aws_default_security_group.this.ingress, [])) == 0 && length(coalesce(aws_default_security_group.this.egress, [])) == 0
+    condition     = length(aws_default_security_group.this.ingress) == 0 && length(aws_default_security_group.this.egress) == 0
     error_message = "The default group must have no rule."
   }
 }
 
-run "one_zone_is_refused" {
+run "one_nat_gateway_serves_all_zones_where_that_is_asked_for" {
+  command = plan
+
+  variables {
+    single_nat_gateway = true
+  }
+
+  assert {
+    condition     = keys(aws_nat_gateway.this) == ["eu-central-1a"] && length(aws_route.private_internet) == 3
+    error_message = "One gateway, and a route to it from each zone, were asked for."
+  }
+}
+
+run "one_zone_and_a_network_too_small_for_its_subnets_are_refused" {
   command = plan
   variables {
     availability_zones = ["eu-central-1a"]
+    cidr_block         = "10.20.0.0/24"
   }
-  expect_failures = [var.availability_zones]
+  expect_failures = [var.availability_zones, var.cidr_block]
 }
 
 run "a_zone_named_twice_is_refused" {
@@ -135,12 +130,4 @@ run "a_zone_named_twice_is_refused" {
     availability_zones = ["eu-central-1a", "eu-central-1a"]
   }
   expect_failures = [var.availability_zones]
-}
-
-run "a_network_too_small_for_its_subnets_is_refused" {
-  command = plan
-  variables {
-    cidr_block = "10.20.0.0/24"
-  }
-  expect_failures = [var.cidr_block]
 }

@@ -1,13 +1,34 @@
 mock_provider "aws" {}
 
+# Ids that a plan knows, so that it tells which group is meant.
+override_resource {
+  target          = aws_security_group.alb
+  override_during = plan
+  values          = { id = "sg-0000000000000000a" }
+}
+
+override_resource {
+  target          = aws_security_group.task
+  override_during = plan
+  values          = { id = "sg-0000000000000000b" }
+}
+
+override_resource {
+  target          = aws_security_group.cache
+  override_during = plan
+  values          = { id = "sg-0000000000000000c" }
+}
+
 variables {
   name           = "bridge-test"
   vpc_id         = "vpc-0123456789abcdef0"
   vpc_cidr_block = "10.20.0.0/16"
 }
 
-run "the_world_reaches_443_and_80_of_the_load_balancer" {
-  command = apply
+run "rules_say_who_may_reach_whom" {
+  command = plan
+
+  # -- the world reaches 443 and 80 of the load balancer
 
   assert {
     condition = alltrue([
@@ -16,10 +37,8 @@ run "the_world_reaches_443_and_80_of_the_load_balancer" {
     ])
     error_message = "443 and 80 of the load balancer must be open to the world, and nothing beside them."
   }
-}
 
-run "tasks_are_reached_by_the_load_balancer_only_on_the_bridges_port" {
-  command = apply
+  # -- tasks are reached by the load balancer only on the bridges port
 
   assert {
     condition     = aws_vpc_security_group_ingress_rule.task_from_alb.security_group_id == aws_security_group.task.id && aws_vpc_security_group_ingress_rule.task_from_alb.referenced_security_group_id == aws_security_group.alb.id && aws_vpc_security_group_ingress_rule.task_from_alb.cidr_ipv4 == null
@@ -33,10 +52,8 @@ run "tasks_are_reached_by_the_load_balancer_only_on_the_bridges_port" {
     condition     = aws_vpc_security_group_egress_rule.alb_to_task.security_group_id == aws_security_group.alb.id && aws_vpc_security_group_egress_rule.alb_to_task.referenced_security_group_id == aws_security_group.task.id && aws_vpc_security_group_egress_rule.alb_to_task.from_port == 3000 && aws_vpc_security_group_egress_rule.alb_to_task.to_port == 3000
     error_message = "The load balancer may reach the bridge's port of the tasks only."
   }
-}
 
-run "the_journal_is_reached_by_the_tasks_only" {
-  command = apply
+  # -- the journal is reached by the tasks only
 
   assert {
     condition     = aws_vpc_security_group_ingress_rule.cache_from_task.security_group_id == aws_security_group.cache.id && aws_vpc_security_group_ingress_rule.cache_from_task.referenced_security_group_id == aws_security_group.task.id && aws_vpc_security_group_ingress_rule.cache_from_task.cidr_ipv4 == null
@@ -46,10 +63,8 @@ run "the_journal_is_reached_by_the_tasks_only" {
     condition     = aws_vpc_security_group_ingress_rule.cache_from_task.from_port == 6379 && aws_vpc_security_group_ingress_rule.cache_from_task.to_port == 6379
     error_message = "Only the journal's port may be reached."
   }
-}
 
-run "tasks_go_out_for_https_names_and_the_journal" {
-  command = apply
+  # -- tasks go out for https names and the journal
 
   assert {
     condition     = aws_vpc_security_group_egress_rule.task_https.security_group_id == aws_security_group.task.id && aws_vpc_security_group_egress_rule.task_https.cidr_ipv4 == "0.0.0.0/0" && aws_vpc_security_group_egress_rule.task_https.from_port == 443 && aws_vpc_security_group_egress_rule.task_https.to_port == 443
@@ -63,11 +78,9 @@ run "tasks_go_out_for_https_names_and_the_journal" {
     condition     = aws_vpc_security_group_egress_rule.task_to_cache.referenced_security_group_id == aws_security_group.cache.id && aws_vpc_security_group_egress_rule.task_to_cache.from_port == 6379 && aws_vpc_security_group_egress_rule.task_to_cache.to_port == 6379
     error_message = "Tasks may reach the journal's port only."
   }
-}
 
-# Rules are resources of their own; one within a group would take the others away.
-run "no_group_has_rules_within_itself_and_all_say_what_they_are_for" {
-  command = plan
+  # -- no group has rules within itself and all say what they are for
+  # Rules are resources of their own; one within a group would take the others away.
 
   assert {
     condition = alltrue([

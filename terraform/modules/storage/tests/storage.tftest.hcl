@@ -10,12 +10,27 @@ mock_provider "aws" {
   }
 }
 
+# What a plan knows of the buckets, so that it tells which one is meant.
+override_resource {
+  target          = aws_s3_bucket.dead_letters
+  override_during = plan
+  values          = { id = "dead-letters", arn = "arn:aws:s3:::dead-letters" }
+}
+
+override_resource {
+  target          = aws_s3_bucket.logs
+  override_during = plan
+  values          = { id = "logs", arn = "arn:aws:s3:::logs" }
+}
+
 variables {
   name = "bridge-test"
 }
 
-run "all_public_access_is_blocked" {
+run "what_is_kept_is_private_encrypted_and_forgotten_in_time" {
   command = plan
+
+  # -- all public access is blocked
 
   assert {
     condition = alltrue([
@@ -31,10 +46,8 @@ run "all_public_access_is_blocked" {
     ])
     error_message = "A bucket takes ACLs."
   }
-}
 
-run "both_buckets_are_versioned_and_encrypted" {
-  command = plan
+  # -- both buckets are versioned and encrypted
 
   assert {
     condition     = aws_s3_bucket_versioning.dead_letters.versioning_configuration[0].status == "Enabled" && aws_s3_bucket_versioning.logs.versioning_configuration[0].status == "Enabled"
@@ -48,10 +61,8 @@ run "both_buckets_are_versioned_and_encrypted" {
     condition     = one(aws_s3_bucket_server_side_encryption_configuration.logs.rule).apply_server_side_encryption_by_default[0].sse_algorithm == "AES256"
     error_message = "The load balancer can write with AES256 only."
   }
-}
 
-run "dead_letters_are_kept_30_days" {
-  command = plan
+  # -- dead letters are kept 30 days
 
   assert {
     condition     = aws_s3_bucket_lifecycle_configuration.dead_letters.rule[0].status == "Enabled" && aws_s3_bucket_lifecycle_configuration.dead_letters.rule[0].expiration[0].days == 30
@@ -69,10 +80,8 @@ run "dead_letters_are_kept_30_days" {
     condition     = aws_s3_bucket_lifecycle_configuration.logs.rule[0].status == "Enabled" && aws_s3_bucket_lifecycle_configuration.logs.rule[0].expiration[0].days == 90
     error_message = "Access logs must be kept 90 days."
   }
-}
 
-run "nobody_comes_without_tls" {
-  command = apply
+  # -- nobody comes without tls
 
   assert {
     condition = alltrue([
@@ -100,10 +109,8 @@ run "nobody_comes_without_tls" {
     condition     = !anytrue([for statement in jsondecode(aws_s3_bucket_policy.dead_letters.policy).Statement : statement.Effect == "Allow"])
     error_message = "The bucket's policy allows somebody something: the bridge's role does."
   }
-}
 
-run "only_this_accounts_load_balancers_and_bucket_write_logs" {
-  command = apply
+  # -- only this accounts load balancers and bucket write logs
 
   assert {
     condition = { for statement in jsondecode(aws_s3_bucket_policy.logs.policy).Statement : statement.Principal.Service => statement.Resource if statement.Effect == "Allow" } == {
@@ -120,10 +127,8 @@ run "only_this_accounts_load_balancers_and_bucket_write_logs" {
     condition     = aws_s3_bucket_logging.dead_letters.target_bucket == aws_s3_bucket.logs.id && aws_s3_bucket_logging.dead_letters.target_prefix == "s3/dead-letters/"
     error_message = "Who reads dead letters is not logged."
   }
-}
 
-run "the_table_forgets_by_expiresat_and_can_be_restored" {
-  command = plan
+  # -- the table forgets by expiresat and can be restored
 
   assert {
     condition     = aws_dynamodb_table.dead_letters.hash_key == "id" && aws_dynamodb_table.dead_letters.range_key == null && one(aws_dynamodb_table.dead_letters.attribute).type == "S"
@@ -141,31 +146,15 @@ run "the_table_forgets_by_expiresat_and_can_be_restored" {
     condition     = aws_dynamodb_table.dead_letters.billing_mode == "PAY_PER_REQUEST"
     error_message = "A flood of dead letters must not meet a capacity."
   }
-}
 
-run "deleting_is_refused_unless_that_is_taken_back" {
-  command = plan
+  # -- deleting is refused unless that is taken back
 
   assert {
     condition     = aws_dynamodb_table.dead_letters.deletion_protection_enabled && !aws_s3_bucket.dead_letters.force_destroy && !aws_s3_bucket.logs.force_destroy
     error_message = "Protection must be on by default."
   }
-}
 
-run "deleting_is_allowed_where_it_is_asked_for" {
-  command = plan
-  variables {
-    deletion_protection = false
-  }
-
-  assert {
-    condition     = !aws_dynamodb_table.dead_letters.deletion_protection_enabled && aws_s3_bucket.dead_letters.force_destroy && aws_s3_bucket.logs.force_destroy
-    error_message = "deletion_protection is not taken over."
-  }
-}
-
-run "names_of_buckets_are_ours" {
-  command = plan
+  # -- names of buckets are ours
 
   assert {
     condition     = aws_s3_bucket.dead_letters.bucket == "bridge-test-dead-letters-123456789012-eu-central-1" && aws_s3_bucket.logs.bucket == "bridge-test-logs-123456789012-eu-central-1"
@@ -173,10 +162,12 @@ run "names_of_buckets_are_ours" {
   }
 }
 
-run "the_longest_name_fits_a_bucket_in_the_region_with_the_longest_name" {
+# With a region of the longest name there is.
+run "deleting_is_allowed_where_it_is_asked_for_and_the_longest_name_fits_a_bucket" {
   command = plan
   variables {
-    name = "abcdefghijklmnopqrstuv"
+    name                = "abcdefghijklmnopqrstuv"
+    deletion_protection = false
   }
   override_data {
     target = data.aws_region.current
@@ -184,23 +175,20 @@ run "the_longest_name_fits_a_bucket_in_the_region_with_the_longest_name" {
   }
 
   assert {
+    condition     = !aws_dynamodb_table.dead_letters.deletion_protection_enabled && aws_s3_bucket.dead_letters.force_destroy && aws_s3_bucket.logs.force_destroy
+    error_message = "deletion_protection is not taken over."
+  }
+  assert {
     condition     = length(aws_s3_bucket.dead_letters.bucket) <= 63
     error_message = "A bucket's name has 63 characters at most."
   }
 }
 
-run "a_longer_name_is_refused" {
+run "a_longer_name_and_half_a_day_are_refused" {
   command = plan
   variables {
-    name = "abcdefghijklmnopqrstuvw"
-  }
-  expect_failures = [var.name]
-}
-
-run "half_a_day_is_refused" {
-  command = plan
-  variables {
+    name                       = "abcdefghijklmnopqrstuvw"
     dead_letter_retention_days = 0.5
   }
-  expect_failures = [var.dead_letter_retention_days]
+  expect_failures = [var.name, var.dead_letter_retention_days]
 }

@@ -10,7 +10,8 @@ mock_provider "aws" {
   }
   # The real provider checks the form of ARNs.
   mock_resource "aws_wafv2_web_acl" {
-    defaults = { arn = "arn:aws:wafv2:eu-central-1:123456789012:regional/webacl/bridge-test/00000000-0000-0000-0000-000000000000" }
+    override_during = plan
+    defaults        = { arn = "arn:aws:wafv2:eu-central-1:123456789012:regional/webacl/bridge-test/00000000-0000-0000-0000-000000000000" }
   }
 }
 
@@ -19,8 +20,10 @@ variables {
   alb_arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/bridge-test/0123456789abcdef"
 }
 
-run "it_stands_in_front_of_the_load_balancer" {
-  command = apply
+run "attacks_are_blocked_and_errors_pass" {
+  command = plan
+
+  # -- it stands in front of the load balancer
 
   assert {
     condition     = aws_wafv2_web_acl_association.this.resource_arn == var.alb_arn && aws_wafv2_web_acl_association.this.web_acl_arn == aws_wafv2_web_acl.this.arn
@@ -30,10 +33,8 @@ run "it_stands_in_front_of_the_load_balancer" {
     condition     = aws_wafv2_web_acl.this.scope == "REGIONAL" && length(aws_wafv2_web_acl.this.default_action[0].allow) == 1
     error_message = "What meets no rule must pass."
   }
-}
 
-run "rules_stand_in_an_order_that_is_meant" {
-  command = plan
+  # -- rules stand in an order that is meant
 
   assert {
     condition = { for rule in aws_wafv2_web_acl.this.rule : rule.name => rule.priority } == {
@@ -46,10 +47,8 @@ run "rules_stand_in_an_order_that_is_meant" {
     condition     = alltrue([for rule in aws_wafv2_web_acl.this.rule : rule.visibility_config[0].cloudwatch_metrics_enabled && startswith(rule.visibility_config[0].metric_name, "bridge-test-")])
     error_message = "A rule has no metric."
   }
-}
 
-run "the_groups_of_aws_are_there_and_block" {
-  command = plan
+  # -- the groups of aws are there and block
 
   assert {
     condition = {
@@ -75,10 +74,8 @@ run "the_groups_of_aws_are_there_and_block" {
     condition     = alltrue([for rule in aws_wafv2_web_acl.this.rule : length(rule.statement[0].managed_rule_group_statement[0].scope_down_statement) == 0 if length(rule.override_action) > 0])
     error_message = "A managed group leaves requests out: then their paths, headers and queries are not looked at, either."
   }
-}
 
-run "floods_are_blocked_by_address_the_callback_too" {
-  command = plan
+  # -- floods are blocked by address the callback too
 
   assert {
     condition = alltrue([
@@ -95,11 +92,9 @@ run "floods_are_blocked_by_address_the_callback_too" {
     ])
     error_message = "A flood must be answered 429 with Retry-After."
   }
-}
 
-# Errors carry SQL, HTML, paths and addresses: the rules about bodies must not stop them on their way.
-run "the_callback_may_carry_sql_and_html_in_its_body" {
-  command = plan
+  # -- the callback may carry sql and html in its body
+  # Errors carry SQL, HTML, paths and addresses: the rules about bodies must not stop them on their way.
 
   assert {
     condition = {
@@ -137,10 +132,8 @@ run "the_callback_may_carry_sql_and_html_in_its_body" {
     condition     = alltrue([for rule in aws_wafv2_web_acl.this.rule : one(rule.statement[0].and_statement[0].statement[1].not_statement[0].statement[0].regex_match_statement[0].text_transformation).type == "NONE" if rule.name == "attacks-in-bodies"])
     error_message = "A path that has to be decoded first must not be free."
   }
-}
 
-run "the_same_in_another_body_is_blocked" {
-  command = plan
+  # -- the same in another body is blocked
 
   assert {
     condition = alltrue([
@@ -157,10 +150,8 @@ run "the_same_in_another_body_is_blocked" {
     ])
     error_message = "What was found in a body does not block it."
   }
-}
 
-run "bodies_may_be_as_large_as_the_bridge_reads_them" {
-  command = plan
+  # -- bodies may be as large as the bridge reads them
 
   assert {
     condition = alltrue([
@@ -175,10 +166,8 @@ run "bodies_may_be_as_large_as_the_bridge_reads_them" {
     ])
     error_message = "16 MiB must pass, and what declares more than 17 MB must not."
   }
-}
 
-run "metrics_are_refused_however_they_are_written" {
-  command = plan
+  # -- metrics are refused however they are written
 
   assert {
     condition = alltrue([
@@ -193,10 +182,8 @@ run "metrics_are_refused_however_they_are_written" {
     condition     = alltrue([for rule in aws_wafv2_web_acl.this.rule : toset([for transformation in rule.statement[0].regex_match_statement[0].text_transformation : transformation.type]) == toset(["URL_DECODE", "NORMALIZE_PATH", "LOWERCASE"]) if rule.name == "metrics"])
     error_message = "The path must be decoded first."
   }
-}
 
-run "what_is_blocked_is_logged_without_credentials" {
-  command = apply
+  # -- what is blocked is logged without credentials
 
   assert {
     condition     = aws_wafv2_web_acl_logging_configuration.this.resource_arn == aws_wafv2_web_acl.this.arn && one(aws_wafv2_web_acl_logging_configuration.this.log_destination_configs) == "arn:aws:logs:eu-central-1:123456789012:log-group:aws-waf-logs-bridge-test"
