@@ -6,6 +6,8 @@ import * as kept from './kept.js';
 const MOST_LINES = 10;
 const MOST_CHARS = 100_000;
 const NEW = 'new';
+// On a screen keyboard Enter is how a line ends.
+const isTouch = matchMedia('(pointer: coarse)').matches;
 
 /** `actions`: {say(text), stop()}. */
 export function mountComposer(form, store, actions) {
@@ -34,7 +36,7 @@ export function mountComposer(form, store, actions) {
 
   function pressed(event) {
     // Enter that ends the composing of a character is not meant for us.
-    if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+    if (event.key !== 'Enter' || event.shiftKey || event.isComposing || isTouch) return;
     event.preventDefault();
     submit();
   }
@@ -66,7 +68,7 @@ export function mountComposer(form, store, actions) {
     const words = isOver ? 'This session takes no messages.'
       : waiting ? `${waiting} ${waiting === 1 ? 'message waits' : 'messages wait'} for ${waiting === 1 ? 'its' : 'their'} turn.`
       : chat.turns.size ? 'You can write on; it is answered afterwards.'
-      : 'Enter sends, Shift+Enter begins a new line.';
+      : isTouch ? '' : 'Enter sends, Shift+Enter begins a new line.';
     if (hint.textContent !== words) hint.textContent = words;
   });
 

@@ -27,7 +27,7 @@ export function connect({ hello, onFrame, onStatus }) {
   let tries = 0;
   let timer = 0;
   let beat = 0;
-  let heardAt = 0;
+  let [heardAt, askedAt] = [0, 0];
   let told = {};
   let welcomed = false;
   let status = {};
@@ -64,6 +64,7 @@ export function connect({ hello, onFrame, onStatus }) {
       clearTimeout(timer);
       tries = 0;
       welcomed = true;
+      askedAt = 0;
       listen(frame.limits?.pingIntervalSeconds || 30);
       // The state that comes with it first: what is shown as live is up to date.
       onFrame(frame);
@@ -82,9 +83,13 @@ export function connect({ hello, onFrame, onStatus }) {
   function listen(everyS) {
     clearInterval(beat);
     beat = setInterval(() => {
-      const silentMs = performance.now() - heardAt;
-      if (silentMs > everyS * 1000 + ANSWER_MS) lost(socket, 1006);
-      else if (silentMs > everyS * 500 && socket?.readyState === WebSocket.OPEN) socket.send('{"type":"ping"}');
+      const now = performance.now();
+      // Asked, and nothing heard since: how late this looks does not matter, as in a tab that is seldom let run.
+      if (askedAt > heardAt && now - askedAt > ANSWER_MS) lost(socket, 1006);
+      else if (now - heardAt > everyS * 500 && askedAt <= heardAt && socket?.readyState === WebSocket.OPEN) {
+        askedAt = now;
+        socket.send('{"type":"ping"}');
+      }
     }, (everyS * 1000) / 2);
   }
 

@@ -8,6 +8,8 @@ import * as kept from './kept.js';
 const FIRST_EVENTS = 300;
 const OLDER_EVENTS = 500;
 const PIECE_EVENTS = 1000;
+/** A page that is open for weeks keeps this many, and drops the older half when it has them. */
+const MOST_EVENTS = 20_000;
 const AGAIN_MS = 3000;
 
 export function openSession(store, id) {
@@ -18,6 +20,7 @@ export function openSession(store, id) {
 
   store.open({ id, firstSeq: 0, lastSeq: 0, toldSeq: 0, oldest: null, loading: true });
   const session = store.state.session;
+  const seed = (state) => healing.welcome(state.healing, session);
   const mine = () => store.state.session === session && !closed;
   showOutbox();
   begin();
@@ -64,6 +67,10 @@ export function openSession(store, id) {
     else if (frame.seq) {
       store.take(frame);
       settle(frame);
+      if (store.events.length > MOST_EVENTS) {
+        session.workflows = [...store.state.healing.workflows.values()];
+        store.keepLast(MOST_EVENTS / 2, seed);
+      }
     }
   }
 
@@ -90,7 +97,7 @@ export function openSession(store, id) {
         const answer = await api.inSession(id, 'GET', `/events?after=${after}&limit=${PIECE_EVENTS}`);
         if (!mine()) return;
         const found = answer.events.filter((event) => event.seq < oldest);
-        if (found.length) store.takeOlder(found, (state) => healing.welcome(state.healing, session));
+        if (found.length) store.takeOlder(found, seed);
         else if (after === 0) session.oldest = session.firstSeq;
         if (found.length || after === 0) break;
       }

@@ -33,6 +33,15 @@ export function createStore(reducers) {
     for (const [part, reducer] of Object.entries(reducers)) reducer.apply(state[part], event);
   }
 
+  function rebuild(next, seed) {
+    events = next;
+    state.session.oldest = events[0].seq;
+    reset();
+    seed(state);
+    events.forEach(apply);
+    changed();
+  }
+
   function changed() {
     if (due) return;
     due = true;
@@ -89,17 +98,17 @@ export function createStore(reducers) {
       changed();
     },
 
+    /** Lets go of all but the last events; `seed` as below. */
+    keepLast(count, seed) {
+      rebuild(events.slice(-count), seed);
+    },
+
     /**
      * Events before all that are here. What was made of the later ones is made again, now that it is known what led
      * there. `seed(state)` says first what is known from elsewhere.
      */
     takeOlder(older, seed) {
-      events = [...older, ...events];
-      state.session.oldest = older[0].seq;
-      reset();
-      seed(state);
-      events.forEach(apply);
-      changed();
+      rebuild([...older, ...events], seed);
     },
   };
 

@@ -141,6 +141,7 @@ def test_without_a_network_messages_wait_and_are_said_once(console: Console) -> 
 
 
 def test_earlier_events_come_when_they_are_wanted(console: Console) -> None:
+    console.expect_complaint("404")  # as above
     console.say("Build a webhook that answers one")
     console.chat.get_by_text("I built the workflow").wait_for()
     for n in range(19):
@@ -153,6 +154,8 @@ def test_earlier_events_come_when_they_are_wanted(console: Console) -> None:
     console.chat.get_by_text("How far repairs may go").first.wait_for()
     expect(console.chat.get_by_text("I built the workflow")).to_have_count(0)
     console.page.get_by_role("tabpanel", name="Workflows").get_by_text("Webhook that answers one").wait_for()
+    fetched: list[str] = []
+    console.page.on("request", lambda request: fetched.append(request.url))
     place = "() => document.querySelector('#log').scrollTop"
     console.page.evaluate("() => document.querySelector('#log').scrollTo(0, 0)")
 
@@ -165,6 +168,7 @@ def test_earlier_events_come_when_they_are_wanted(console: Console) -> None:
     expect(console.chat.get_by_text("I built the workflow")).to_have_count(1)
     expect(console.chat.get_by_text("How far repairs may go")).to_have_count(420)
     assert console.page.evaluate(place) > 0
+    assert any("/events?after=" in url for url in fetched)
 
 
 def _events(console: Console, kind: str) -> list[dict[str, Any]]:

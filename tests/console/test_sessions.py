@@ -150,7 +150,10 @@ def test_everything_is_done_by_the_keyboard_alone(console: Console) -> None:
 def test_on_a_phone_one_thing_is_shown_at_a_time(open_console: Callable[..., Console], bridge: BridgeServer) -> None:
     console = open_console(bridge, color_scheme="dark", has_touch=True)
     console.page.set_viewport_size(PHONE)
-    console.say(DRAFTED)
+    console.message.fill(DRAFTED)
+    console.message.press("Enter")
+    expect(console.message).to_have_value(f"{DRAFTED}\n")
+    console.button("Send").click()
     console.chat.get_by_text("I built the workflow").wait_for()
     views = console.page.get_by_role("navigation", name="Views")
     for view in ("Sessions", "Workflows", "Repairs", "Chat"):
