@@ -36,6 +36,9 @@ Made by `make docs` from what the locked packages say of themselves, by SPDX's n
 
 The program that `claude-agent-sdk` brings, `claude`, is under none of these: it is Anthropic's, under their commercial
 terms, and part of the image. n8n, Redis and the images of `docker-compose.yml` come under licences of their own.
+
+Two are copied into this repository, each with its licence beside it: `marked` (MIT) in `app/console/vendor`, and
+`axe-core` (MPL-2.0, for tests only) in `tests/console/vendor`.
 """
 
 

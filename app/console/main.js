@@ -132,7 +132,8 @@ async function giveToken() {
 // -- which session is open
 
 function route() {
-  const place = location.hash.slice(1);
+  // Notifications name a session as `#session=<id>`.
+  const place = location.hash.slice(1).replace(/^session=/, '');
   const isOps = place === 'ops';
   find('ops').hidden = !isOps;
   find('console').hidden = find('views').hidden = isOps;

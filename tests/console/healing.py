@@ -57,11 +57,11 @@ def branching(path: str) -> Json:
 
 
 def look_at(console: Console, one: Healing, **shown: Any) -> None:
-    """Open the session in the page, as whoever has its token."""
+    """Open the session in the page, as whoever has its token and follows a notification's link."""
     console.page.evaluate(
         "([id, token]) => localStorage.setItem('bridge.sessions', JSON.stringify({[id]: {token, at: Date.now()}}))",
         [one.client.session_id, one.client.token],
     )
-    console.page.goto(f"{console.server.url}/#{one.client.session_id}")
+    console.page.goto(f"{console.server.url}/#session={one.client.session_id}")
     console.page.reload()
     console.wait_live()

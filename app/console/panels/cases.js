@@ -1,13 +1,12 @@
 // Failures as people think of them: one case for all that are equal, with each attempt to repair it.
 //
 // case:    {key, workflowId, workflowName, signature, error?, node?, executionUrl?, count, firstAt, lastAt, blocked, attempts, state}
-// attempt: {repairId, state, attempt, at, kind, summary, told, diff, asked, refusals, verdict, reason, expiresAt, decidedBy,
-//          executionId, snapshotId, costUsd, retries, notes}
+// attempt: as `attemptOf` makes it; its `state` as in healing-state.js, or `retrying`, `not_a_bug`, `over`
 // Made of the session's events, and of what `GET …/repairs` tells: of what lies before the events that are here, and more.
 
-// What the bridge's record calls a state, in the words of events; a record may be older than the events.
+// What the bridge's record calls a state, in the words of events, and what no event tells.
 const RECORDED = { queued: 'error', running: 'started', trying: 'proposed', restoring: 'proposed', publishing: 'approved' };
-const STATES = ['error', 'started', 'diagnosed', 'retrying', 'proposed', 'verified', 'unverified', 'waiting', 'approved', 'not_a_bug', 'rejected', 'expired', 'published', 'failed', 'blocked', 'rolled_back'];
+const UNTOLD = ['retrying', 'not_a_bug'];
 
 /** Newest first. `records`: as `GET …/repairs` answers. */
 export function casesOf({ cases, repairs }, records) {
@@ -43,8 +42,7 @@ function concluded(one) {
 function attemptOf(told = { steps: [] }, record = {}) {
   const of = (type) => told.steps.findLast((step) => step.type === type);
   const verdict = of('repair_unverified') ?? of('repair_verified');
-  const recorded = RECORDED[record.state] ?? record.state;
-  const later = STATES.indexOf(recorded) > STATES.indexOf(told.state) ? recorded : told.state;
+  const isUntold = told.state === 'diagnosed' && UNTOLD.includes(record.state);
   const workflowId = told.workflowId ?? record.workflowId;
   const signature = told.signature ?? record.signature;
   const failed = of('repair_failed');
@@ -54,7 +52,7 @@ function attemptOf(told = { steps: [] }, record = {}) {
     workflowId,
     signature,
     workflowName: told.workflowName ?? record.workflowName,
-    state: told.state ? later : recorded,
+    state: isUntold ? record.state : told.state ?? RECORDED[record.state] ?? record.state,
     attempt: told.attempt || record.attempt || 1,
     at: record.times?.queued ?? told.steps[0]?.at ?? record.at ?? '',
     movedAt: told.steps.at(-1)?.at ?? record.at ?? '',
@@ -64,7 +62,7 @@ function attemptOf(told = { steps: [] }, record = {}) {
     diff: told.diff ?? (record.diff?.length ? record.diff : undefined),
     asked: record.asked ?? [],
     refusals: record.refusals ?? [],
-    verified: verdict ? verdict.type === 'repair_verified' : Boolean(record.times?.published && record.executionId),
+    verified: verdict ? verdict.type === 'repair_verified' : record.decidedBy === 'bridge' && Boolean(record.times.published),
     doubt: verdict?.type === 'repair_unverified' ? verdict.data.reason : undefined,
     reason: failed?.data.reason ?? told.reason ?? record.reason,
     expiresAt: told.expiresAt,

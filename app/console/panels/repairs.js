@@ -175,6 +175,7 @@ export function mount(root, { store, api, connection, ui }) {
         asked.length > 0 && h('div.asked', null, h('h4', null, 'It goes beyond what a repair may do by itself:'), h('ul.plain', null, asked.map((rule) => h('li', null, rule))))));
       if (verified) made.push(step('good', 'Trial', at('repair_verified', 'trying'), h('p', null, `The failed run was repeated with the change, and went through${attempt.executionId ? ` (run ${attempt.executionId})` : ''}.`)));
       else if (doubt || state === 'waiting') made.push(step('doubt', 'Trial', at('repair_unverified', ''), h('p', { dir: 'auto' }, `Not proven: ${doubt ?? reason ?? 'it was not tried'}`.replace(/([^.])$/, '$1.'))));
+      else if (attempt.executionId) made.push(step('', 'Trial', at('', 'trying'), h('p', null, `It was tried in run ${attempt.executionId}.`)));
       else if (state === 'proposed') made.push(step('now', 'Trial', null, h('p', null, 'The failed run is being repeated with the change.')));
     }
     made.push(end(one, attempt, now, isPast));
