@@ -74,7 +74,7 @@ fi
 # -- all of them
 
 command -v terraform >/dev/null ||
-    fail "terraform $needed or newer is needed on the PATH, and cannot be installed from here (developer.hashicorp.com/terraform/install)"
+    fail "terraform $needed or newer is needed on the PATH, and cannot be installed from here (its documentation: Install Terraform)"
 version=$(terraform version -json 2>/dev/null | python3 -c 'import json, sys; print(json.load(sys.stdin)["terraform_version"])')
 [ "$(printf '%s\n' "$needed" "$version" | sort -V | head -n 1)" = "$needed" ] || fail "terraform $needed or newer is needed; $(command -v terraform) is $version"
 export CHECKOV=$PWD/.venv-terraform/bin/checkov

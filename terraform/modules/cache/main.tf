@@ -10,8 +10,6 @@ locals {
   # called with.
   access_string = "on ~{bridge} ~{bridge}:* resetchannels &{bridge}:wake +@all"
 
-  endpoint = join("", aws_memorydb_cluster.this.cluster_endpoint[*].address) # there is one
-
   passwords        = [for number in var.password_versions : random_password.this[tostring(number)].result]
   current_password = local.passwords[length(local.passwords) - 1]
 }
