@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 from tests.support.server import BridgeServer
 
@@ -22,6 +22,7 @@ ARGUMENTS = [
 LIMIT_MS = 20_000
 WIDE, PHONE = {"width": 1360, "height": 850}, {"width": 390, "height": 780}
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
+expect.set_options(timeout=LIMIT_MS)
 TOLD = """addEventListener('securitypolicyviolation', (event) =>
     console.error(`CSP: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`))"""
 
