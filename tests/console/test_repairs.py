@@ -13,6 +13,7 @@ from tests.heal.rig import BROKEN, FIXED, SECRET, Healing, to, url_of
 
 Open = Callable[..., Console]
 Begin = Callable[..., Healing]
+LOCKED = "http://api.test/locked"
 MANY = 310
 """More failures than events that a page begins with."""
 
@@ -75,12 +76,21 @@ def test_a_blocked_one_says_what_to_do_and_gets_one_more_try(open_console: Open,
     for _ in range(3):
         one.fail()
     one.n8n.settle()
+    locked = Another(one)
+    locked.n8n.http[LOCKED] = [401]
+    locked.adopt(url=LOCKED)
+    locked.fail()
+    locked.receive("repair_diagnosed", workflowId=locked.workflow_id)
     console = open_console(one.server)
     console.page.set_viewport_size(PHONE)
     look_at(console, one)
     console.page.get_by_role("navigation", name="Views").get_by_role("button", name="Repairs").click()
     panel = console.page.get_by_role("tabpanel", name="Repairs")
-    case = panel.locator("[data-case]")
+    todo = panel.locator("[data-case]").filter(has_text=f"Orders {locked.path}")
+    todo.get_by_text("needs you").wait_for()
+    assert steps_of(todo) == ["Error", "A credential", "For you to do"]
+    todo.get_by_text("Renew it in n8n, then run the workflow again.").wait_for()
+    case = panel.locator("[data-case]").filter(has_text=f"Orders {one.path}")
     case.get_by_text("6 times", exact=True).wait_for()
     expect(case).to_have_count(1)
     case.get_by_text("blocked: needs you").wait_for()

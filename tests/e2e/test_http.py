@@ -390,6 +390,7 @@ def test_adopting_is_once_and_for_one_session(client: Connect) -> None:
     body = {"workflowId": new_id(), "name": "Mine", "autonomy": "ask"}
 
     first = user.http("POST", "/sessions/{sid}/workflows", body)
+    assert user.http("GET", "/sessions/{sid}/workflows").json == {"workflows": [body], "n8n": None}
     again = user.http("POST", "/sessions/{sid}/workflows", {**body, "autonomy": "observe"})
     theirs = other.http("POST", "/sessions/{sid}/workflows", body)
 

@@ -110,10 +110,14 @@ export function mount(root, { store, api, connection, ui }) {
     const snapshots = h('details', { ontoggle: () => snapshots.open && loadSnapshots() }, h('summary', null, 'Snapshots, and the way back'), list);
     fill(body, picture, failure, h('div', null, h('h4', null, 'How far repairs may go'), autonomy.node), h('div.buttons', null, editor, download), reports, snapshots);
     const node = h('li.card.workflow', { dataset: { workflow: workflowId } }, h('h3', null, title), body);
-    let [row, workflow, loaded, loading, n8n] = [{}, null, -1, null, {}];
+    let [row, workflow, loaded, loading, painted, n8n] = [{}, null, -1, null, '', {}];
 
     function paint() {
-      if (!workflow) return;
+      if (body.hidden) return;
+      // As it is, it keeps the place to which somebody has scrolled.
+      const key = workflow && JSON.stringify([workflow.nodes, workflow.connections, row.failing?.node]);
+      if (!key || key === painted) return;
+      painted = key;
       fill(picture, workflow.nodes?.length ? graph(workflow, row.failing?.node) : h('p.hint', null, 'It has no nodes.'));
       const mark = picture.querySelector('.fails');
       if (mark) picture.scrollLeft += mark.getBoundingClientRect().left - picture.getBoundingClientRect().left - picture.clientWidth / 3;
@@ -205,7 +209,6 @@ export function mount(root, { store, api, connection, ui }) {
     }
 
     function update(now, isOpen, healing) {
-      const before = row.failing?.node;
       row = now;
       body.hidden = !isOpen;
       title.setAttribute('aria-expanded', String(isOpen));
@@ -220,7 +223,7 @@ export function mount(root, { store, api, connection, ui }) {
         h('div.buttons', null, repair && h('button.quiet', { type: 'button', onclick: () => ui.show('repairs', { repairId: repair.repairId }) }, 'See the repair'),
           run && h('a', { href: run, target: '_blank', rel: 'noopener noreferrer' }, 'The run in n8n')),
       ]);
-      if (before !== failing?.node) paint();
+      paint();
     }
 
     return { node, update, load, tell };
