@@ -4,10 +4,10 @@ BIN := .venv/bin
 # Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
 TEST_PROCESSES ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz consistency bench lint fmt check lock clean python n8n down test-n8n image image-test programs
+.PHONY: help install run test screenshots fuzz consistency bench lint fmt check lock docs audit sbom clean python n8n down test-n8n image image-test terraform-test programs
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-11s", $$1, $$2; $$1 = $$2 = ""; print }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-14s", $$1, $$2; $$1 = $$2 = ""; print }'
 
 install: .venv/.run ## make .venv with what the bridge runs with
 
@@ -17,13 +17,15 @@ run: .venv/.run ## start the bridge here, on http://127.0.0.1:3000 unless BIND s
 	@exec $(BIN)/gunicorn -c gunicorn.conf.py wsgi:app
 
 test: .venv/.dev programs ## run all tests
-	@N8N_E2E= IMAGE_TEST= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile \
-		--ignore=tests/consistency/test_run.py # random runs: make consistency
+	@N8N_E2E= IMAGE_TEST= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
+
+screenshots: .venv/.dev programs ## the console's main states, anew, into docs/images
+	@$(BIN)/python -m tests.console.screenshots
 
 fuzz: .venv/.dev ## random input for FUZZ_SECONDS (60); what it finds is in var/fuzz
 	@$(BIN)/python -m tests.fuzz
 
-consistency: .venv/.dev redis ## random runs with kills and pauses, checked, for SECONDS (60); SEED replays one
+consistency: .venv/.dev programs ## random runs with kills and pauses, checked, for SECONDS (60); SEED replays one
 	@$(BIN)/python -m tests.consistency --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(BACKEND),--backend $(BACKEND))
 
 # The folder of the reference's server, with its driver in ../load.
@@ -48,6 +50,9 @@ image: ## build the image bridge-server with docker or podman (CONTAINER=... say
 image-test: image .venv/.dev ## the tests of that image, in real containers
 	@IMAGE_TEST=1 $(BIN)/python -m pytest tests/image
 
+terraform-test: .venv-terraform/.done ## terraform/: format, validate, tests, simulated apply, policy scan; needs terraform
+	@dev/terraform_test.sh
+
 lint: .venv/.dev ## ruff's rules
 	@$(BIN)/ruff check .
 
@@ -61,13 +66,23 @@ check: .venv/.dev ## rules, format and types; changes nothing
 	@$(BIN)/mypy
 
 lock: .venv/.dev ## write the locks anew from requirements*.txt
-	@for name in requirements requirements-dev; do \
+	@for name in requirements requirements-dev requirements-terraform; do \
 		$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
-			--no-emit-index-url --no-header $$name.txt -o $$name.lock || exit 1; \
+			--no-emit-index-url $$name.txt -o $$name.lock || exit 1; \
 	done
 
+docs: .venv/.dev ## write what is made from the code and the locks: docs/configuration.md, docs/licences.md
+	@$(BIN)/python -m app.setting_docs > docs/configuration.md
+	@$(BIN)/python -m dev.licences > docs/licences.md
+
+audit: .venv/.dev ## known weaknesses of what is locked, and of our code; error 3: not all could be checked
+	@$(BIN)/python -m dev.audit
+
+sbom: .venv/.dev ## what is shipped, as CycloneDX: var/sbom.cdx.json
+	@$(BIN)/python -m dev.sbom
+
 clean: ## remove .venv and caches; var/ with the journal stays
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-terraform .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 python:
@@ -77,11 +92,11 @@ python:
 
 # The tests start their own, on a free port. Where it is missing and can be installed, it is.
 programs: # that tests start beside the bridge
-	@{ { command -v redis-server || command -v valkey-server; } && command -v haproxy; } >/dev/null || { \
-		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing redis-server and haproxy ..." && \
+	@{ { command -v redis-server || command -v valkey-server; } && command -v haproxy && command -v chromium; } >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing redis-server, haproxy and chromium ..." && \
 		apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends redis-server haproxy; } || \
-		{ echo "The tests need redis-server 7 or newer and haproxy (on Debian: apt-get install redis-server haproxy)" >&2; exit 1; }
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends redis-server haproxy chromium; } || \
+		{ echo "The tests need redis-server 7 or newer, haproxy and chromium (on Debian: apt-get install redis-server haproxy chromium)" >&2; exit 1; }
 
 # Stamps: a second run has nothing to do.
 .venv/.run: requirements.lock | python
@@ -92,4 +107,10 @@ programs: # that tests start beside the bridge
 
 .venv/.dev: requirements-dev.lock .venv/.run
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+.venv-terraform/.done: requirements-terraform.lock | python
+	@echo "installing into .venv-terraform ..."
+	@test -x .venv-terraform/bin/pip || $(PYTHON) -m venv .venv-terraform
+	@.venv-terraform/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@

@@ -7,6 +7,7 @@ from flask import Flask
 from app import cli
 from app.agents import Agent
 from app.callbacks.routes import callbacks_blueprint, dead_letters_blueprint
+from app.console.routes import console_blueprint
 from app.lifecycle import BridgeWorker
 from app.ops.routes import brake_blueprint, metrics_blueprint, probes_blueprint
 from app.sessions.routes import sessions_blueprint
@@ -46,6 +47,7 @@ def create_app(settings: Settings | None = None, *, agent: Agent | None = None) 
 
     declared = DeclaredLimits(app, bridge.limits)
     app.register_blueprint(probes_blueprint(bridge, count_health=declared.check("health")))  # auth: none
+    app.register_blueprint(console_blueprint())  # auth: none
     app.register_blueprint(metrics_blueprint(bridge))  # auth: loopback, or the metrics or access token
     app.register_blueprint(brake_blueprint(bridge))  # auth: access
     app.register_blueprint(sessions_blueprint(bridge))  # auth: access or session, stated in each view

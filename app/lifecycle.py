@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from app.agents import Agent
 from app.agents.claude import ClaudeAgent
 from app.agents.claude_command import ClaudeOptions
 from app.agents.offline import OfflineAgent
+from app.callbacks import copies
 from app.callbacks.dead_letters import DeadLetters
 from app.callbacks.poll import Poll
 from app.callbacks.replays import Replays
 from app.callbacks.routing import Router
 from app.chores import Chore, Chores
 from app.errors import BaseError
-from app.journal import Journal
+from app.journal import Change, Journal
 from app.journal.backends import make_journal
 from app.journal.records import DECISIONS, Registration
 from app.n8n import Workflows, error_workflow
@@ -29,7 +31,7 @@ from app.n8n.drafts import Drafts
 from app.repairs import notices
 from app.repairs.attempt import Attempts
 from app.repairs.decisions import Decisions
-from app.repairs.notify import Notifier
+from app.repairs.notify import notifications
 from app.repairs.outage import Outages
 from app.repairs.pace import Pace
 from app.repairs.publication import Publication
@@ -37,6 +39,7 @@ from app.retention import Retention
 from app.sessions.connections import Connections
 from app.sessions.service import Sessions, put_to_sleep
 from app.settings import Settings
+from app.task_protection import TaskProtection
 from app.telemetry.vitals import Vitals
 from app.tools.catalog import Catalog
 from app.tools.server import ToolsServer
@@ -47,6 +50,7 @@ from app.web.limits import Limits
 
 REPAIRS_INTERVAL_S = 5.0
 NOTIFY_INTERVAL_S = 30.0
+COPIES_INTERVAL_S = 30.0
 RETENTION_INTERVAL_S, RETENTION_PAUSE_S = 600.0, 1.0
 DRAIN_SETTLE_S = 0.2
 PUBLICATION_SETTLES_S = 2.0
@@ -58,6 +62,7 @@ log = logging.getLogger(__name__)
 class BridgeWorker:
     """Everything one worker process has, wired. Nothing runs before :meth:`start`.
 
+    :ivar error_workflow: what n8n has of it, as :func:`app.n8n.error_workflow.remembered`; ``None``: no n8n.
     :ivar draining: this worker is finishing: no new turn, no new socket; callbacks are still taken.
     """
 
@@ -68,10 +73,11 @@ class BridgeWorker:
         self.settings = settings
         self.holder = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.draining = False
-        complete = notices.with_notices if settings.notify_url else None
-        self.journal = make_journal(settings, complete=complete)
+        self._letter_store = _letter_store(settings)
+        self.journal = make_journal(settings, complete=self._complete)
         self.n8n = _client(settings)
-        self.workflows = _workflows(self.n8n, self.journal)
+        self.error_workflow = _error_workflow(self.n8n, settings)
+        self.workflows = _workflows(self.n8n, self.journal, self.error_workflow)
         self.limits = Limits(settings, self.journal)
         transcripts = JournalTranscripts(self.journal)
         self.agent: Agent = agent or _agent(settings, transcripts)
@@ -106,9 +112,17 @@ class BridgeWorker:
             leases=transcripts.leases,
         )
         self.runner = Runner(turns, holder=self.holder, concurrent_turns=settings.max_concurrent_turns)
+        uri = settings.ecs_agent_uri
+        self._protection = TaskProtection(uri, busy=lambda: self.runner.active_turns > 0) if uri else None
         self.vitals = Vitals(interval_s=settings.vitals_interval_seconds, active_sessions=self.active_sessions)
         self._chores = Chores(self.journal, self._chore_list(), holder=self.holder, lease_s=settings.lease_seconds)
         self._drained_at = 0.0
+
+    def _complete(self, change: Change) -> Change:
+        """What is to be delivered elsewhere belongs into the change that it tells of."""
+        if self.settings.notify_url:
+            change = notices.with_notices(change)
+        return copies.with_copies(change) if self._letter_store else change
 
     @property
     def agent_name(self) -> str:
@@ -133,12 +147,16 @@ class BridgeWorker:
         self.journal.open()
         for warning in self.journal.warnings:
             log.warning("journal: %s", warning)
+        if self._letter_store:
+            self._letter_store.open()
         self.tools.start()
         self.runner.start()
         self.connections.begin()
         self.replays.start()
         self._chores.start()
         self.vitals.start()
+        if self._protection:
+            self._protection.start()
         log.info("worker started", extra={"agent": self.agent_name, "turns": self.settings.max_concurrent_turns})
 
     def drain(self) -> None:
@@ -166,11 +184,15 @@ class BridgeWorker:
         self.tools.stop()
         self.vitals.stop()
         self.journal.close()
+        if self._protection:
+            self._protection.stop()  # last: it asks somebody else
         log.info("Graceful shutdown complete")
 
     def _chore_list(self) -> list[Chore]:
         settings = self.settings
-        notifier = Notifier(self.journal, settings.notify_url, settings.notify_secret, settings.public_url)
+        told = notifications(
+            self.journal, url=settings.notify_url, secrets=settings.notify_secret, public_url=settings.public_url
+        )
         retention = Retention(self.journal, keep_s=settings.journal_retention_days * 86_400)
 
         def repairs() -> float | None:
@@ -190,9 +212,12 @@ class BridgeWorker:
         chores = [
             Chore("repairs", REPAIRS_INTERVAL_S, repairs, topic=DECISIONS),
             Chore("sweep", settings.session_sweep_seconds, sweep),
-            Chore("notify", NOTIFY_INTERVAL_S, notifier.round, topic=notices.TOPIC),
+            Chore("notify", NOTIFY_INTERVAL_S, told.round, topic=notices.TOPIC),
             Chore("retention", RETENTION_INTERVAL_S, lambda: RETENTION_PAUSE_S if retention.round() else None),
         ]
+        if self._letter_store:
+            copied = copies.copies(self.journal, self._letter_store)
+            chores.append(Chore("dead-letter-copies", COPIES_INTERVAL_S, copied.round, topic=copies.TOPIC))
         if self.n8n is not None and self.router.polled:
             poll = Poll(
                 self.journal,
@@ -207,16 +232,30 @@ class BridgeWorker:
         return chores
 
 
+def _letter_store(settings: Settings) -> copies.Store | None:
+    if settings.dead_letter_url is None:
+        return None
+    from app.callbacks.aws_store import AwsStore  # boto3 is had only where it is used; see there
+
+    return AwsStore(settings)
+
+
 def _client(settings: Settings) -> N8nClient | None:
     if settings.n8n_api_url is None or settings.n8n_api_key is None:
         return None
     return N8nClient(settings.n8n_api_url, settings.n8n_api_key)
 
 
-def _workflows(client: N8nClient | None, journal: Journal) -> Workflows:
-    if client is None:
+def _error_workflow(client: N8nClient | None, settings: Settings) -> Callable[[], error_workflow.State] | None:
+    return error_workflow.remembered(client, callback_url=settings.n8n_callback_url) if client is not None else None
+
+
+def _workflows(
+    client: N8nClient | None, journal: Journal, state: Callable[[], error_workflow.State] | None
+) -> Workflows:
+    if client is None or state is None:
         return Drafts(journal)
-    return ConnectedWorkflows(client, journal, error_workflow_id=error_workflow.remembered(client))
+    return ConnectedWorkflows(client, journal, error_workflow_id=lambda: state().workflow_id)
 
 
 def _agent(settings: Settings, transcripts: JournalTranscripts) -> Agent:

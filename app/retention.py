@@ -14,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 
 import gevent
 
+from app.callbacks.copies import LetterCopy
 from app.callbacks.triggers import TriggerNotes
 from app.errors import StaleDocumentError
 from app.journal import Change, Delete, Document, Expect, Journal, Session
-from app.journal.records import Case, ChildFailure, DeadLetter, Registration, Repair, Rollback, Snapshot, StrayDraft
+from app.journal.records import Case, ChildFailure, DeadLetter, DraftWrite, Registration, Repair, Rollback, Snapshot
 from app.n8n import drafts
 from app.n8n.connected import Intent
 from app.repairs.states import UNSETTLED
@@ -74,9 +75,11 @@ class Retention:
             self._removed["keys"] += forgotten
             yield
         yield from self._documents(DeadLetter.KIND, before, lambda _: True, at_once=LARGE_AT_ONCE)
+        # Of a time with a DEAD_LETTER_URL: without one nobody delivers them.
+        yield from self._documents(LetterCopy.KIND, before, lambda _: True)
         yield from self._documents(Intent.KIND, work_before, lambda _: True)
         yield from self._documents(ChildFailure.KIND, work_before, lambda _: True)
-        yield from self._documents(StrayDraft.KIND, work_before, lambda _: True)
+        yield from self._documents(DraftWrite.KIND, work_before, lambda _: True)
         yield from self._documents(TriggerNotes.KIND, work_before, lambda _: True)
         yield from self._documents(Repair.KIND, before, self._is_done_with)
         yield from self._documents(Case.KIND, before, lambda found: Case.of(found).state != "open")

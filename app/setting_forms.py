@@ -47,7 +47,7 @@ def number(low: float, high: float) -> Form:
             raise ValueError
         return value
 
-    return Form(f"a number from {low:g} to {high:g}", parse)
+    return Form(f"a number from {low:g} to {high:.10g}", parse)
 
 
 def choice(*words: str) -> Form:

@@ -109,8 +109,13 @@ class Setting:
 
     @property
     def secret(self) -> bool:
-        """Whether it is kept out of texts, and may be given as ``NAME_FILE``."""
+        """Whether all of it is kept out of texts."""
         return self.name.endswith(_SECRET_SUFFIXES)
+
+    @property
+    def from_file(self) -> bool:
+        """Whether it may be given as ``NAME_FILE``: a secret, or an address that may have one in it."""
+        return self.secret or self.form in (REDIS_URL, HOOK_URL)
 
 
 def split_bind(bind: str) -> tuple[str, int]:
@@ -144,7 +149,12 @@ TABLE: tuple[Setting, ...] = (
         "WEB_CONCURRENCY", whole(1, 64), lambda known: machine_workers(), "gunicorn workers.", "1 or 2, by the cores"
     ),
     Setting("JOURNAL_PATH", PATH, Path("var/journal.db"), "The journal's SQLite file, on a local disk."),
-    Setting("REDIS_URL", REDIS_URL, None, "The journal in Redis or Valkey instead, for several machines; off: none."),
+    Setting(
+        "REDIS_URL",
+        REDIS_URL,
+        None,
+        "The journal in Redis or Valkey instead, for several machines; off: none. Also as REDIS_URL_FILE.",
+    ),
     Setting("REDIS_PREFIX", PREFIX, "bridge", "What the journal's keys in Redis begin with; each bridge has its own."),
     Setting("PUBLIC_URL", URL, _default_public_url, "How people reach the bridge.", "http://BIND"),
     Setting("N8N_CALLBACK_URL", URL, lambda known: known["public_url"], "How n8n reaches the bridge.", "PUBLIC_URL"),
@@ -193,7 +203,12 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("HEAL_REPAIRS_PER_WORKFLOW_PER_DAY", PER_MINUTE, 5, "Repairs of one workflow by the agent; 0: no limit."),
     Setting("HEAL_REPAIRS_PER_HOUR", PER_MINUTE, 20, "Repairs of all workflows by the agent; 0: no limit."),
-    Setting("NOTIFY_URL", HOOK_URL, None, "Gets a POST for repairs that wait, are blocked, failed or were published."),
+    Setting(
+        "NOTIFY_URL",
+        HOOK_URL,
+        None,
+        "Gets a POST for repairs that wait, are blocked, failed or were published. Also as NOTIFY_URL_FILE.",
+    ),
     Setting("NOTIFY_SECRET", SECRETS, (), "Signs what NOTIFY_URL gets; several for rotation."),
     Setting("MAX_SESSIONS", whole(1, 1_000_000), 100, "Live sessions at once."),
     Setting("SESSION_IDLE_TTL_SECONDS", number(0.05, 31_536_000), 1800, "Seconds until an idle session goes to sleep."),
@@ -212,6 +227,12 @@ TABLE: tuple[Setting, ...] = (
     Setting("MAX_MESSAGE_BYTES", whole(1024, 16 * 1024**2), 1024**2, "Bytes of a frame or a body."),
     Setting("GRACEFUL_TIMEOUT_SECONDS", whole(1, 3600), 30, "Seconds a worker has to drain; turns get 5 s less."),
     Setting("DEAD_LETTER_URL", DEAD_LETTERS, None, "Dead letters are kept there as well."),
+    Setting("AWS_REGION", TEXT, None, "AWS region of DEAD_LETTER_URL.", "as AWS's own tools find it"),
+    Setting("AWS_ENDPOINT_URL", URL, None, "Another server that speaks S3 or DynamoDB.", "AWS's own"),
+    Setting("AWS_ACCESS_KEY_ID", TEXT, None, "For DEAD_LETTER_URL, where no role gives credentials.", "the role's"),
+    Setting("AWS_SECRET_ACCESS_KEY", SECRET, None, "The secret of AWS_ACCESS_KEY_ID."),
+    Setting("AWS_SESSION_TOKEN", SECRET, None, "The session token of temporary AWS credentials."),
+    Setting("ECS_AGENT_URI", URL, None, "Set by ECS: its agent, told to spare this task while turns run."),
     Setting("VITALS_INTERVAL_SECONDS", number(0.05, 86_400), 60, "Seconds between two lines about memory use."),
     Setting(
         "LOG_LEVEL", choice("debug", "info", "warning", "error", "critical"), "info", "Least level that is logged."
@@ -276,6 +297,12 @@ class Settings:
     max_message_bytes: int
     graceful_timeout_seconds: int
     dead_letter_url: str | None
+    aws_region: str | None
+    aws_endpoint_url: str | None
+    aws_access_key_id: str | None = field(repr=False)
+    aws_secret_access_key: str | None = field(repr=False)
+    aws_session_token: str | None = field(repr=False)
+    ecs_agent_uri: str | None
     vitals_interval_seconds: float
     log_level: str
 
@@ -349,6 +376,8 @@ def load(environ: Mapping[str, str] | None = None, env_file: str | Path | None =
     settings = Settings(**known)
     if settings.agent == "claude" and settings.anthropic_api_key is None:
         raise ConfigError("ANTHROPIC_API_KEY must be set where AGENT=claude")
+    if bool(settings.aws_access_key_id) != bool(settings.aws_secret_access_key):
+        raise ConfigError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set both or neither")
     return settings
 
 
@@ -387,7 +416,7 @@ def _read_env_file(named: str | Path | None) -> dict[str, str]:
 def _given(setting: Setting, values: Mapping[str, str]) -> tuple[str, str | None]:
     """The variable that gives this setting, and its text; ``None`` where it is unset."""
     name, file_name = setting.name, f"{setting.name}_FILE"
-    if not setting.secret or file_name not in values:
+    if not setting.from_file or file_name not in values:
         return name, values.get(name)
     if name in values:
         raise ConfigError(f"{name} and {file_name} must not both be set")
@@ -422,6 +451,7 @@ def summary(settings: Settings) -> list[str]:
         + ("with a secret" if settings.n8n_callback_secret else "this machine only (N8N_CALLBACK_SECRET is unset)")
         + f", at {settings.n8n_callback_url}",
         f"repairs: {settings.heal_autonomy}",
+        f"dead letters: {settings.dead_letter_url or 'in the journal only (DEAD_LETTER_URL is unset)'}",
         f"notifications: {origin(settings.notify_url) if settings.notify_url else 'none (NOTIFY_URL is unset)'}",
     ]
     if not on_loopback and not settings.access_token and not settings.allow_anonymous:

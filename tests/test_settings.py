@@ -17,7 +17,15 @@ from app.settings import TABLE, Settings, load, summary
 
 PROJECT = Path(__file__).resolve().parents[1]
 NO_FILE = "/dev/null"
-SECRETS = ["ACCESS_TOKEN", "METRICS_TOKEN", "N8N_CALLBACK_SECRET", "N8N_API_KEY", "ANTHROPIC_API_KEY", "NOTIFY_SECRET"]
+SECRETS = [
+    *("ACCESS_TOKEN", "METRICS_TOKEN", "N8N_CALLBACK_SECRET", "N8N_API_KEY", "ANTHROPIC_API_KEY", "NOTIFY_SECRET"),
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+]
+# What stands only beside another setting.
+BESIDE: dict[str, dict[str, str]] = {
+    "AWS_ACCESS_KEY_ID": {"AWS_SECRET_ACCESS_KEY": "x"},
+    "AWS_SECRET_ACCESS_KEY": {"AWS_ACCESS_KEY_ID": "x"},
+}
 
 
 def given(**environ: str) -> Settings:
@@ -85,6 +93,12 @@ ACCEPTED: dict[str, tuple[str, Any]] = {
     "MAX_MESSAGE_BYTES": ("65536", 65_536),
     "GRACEFUL_TIMEOUT_SECONDS": ("10", 10),
     "DEAD_LETTER_URL": ("s3://my-bucket/dead/letters/", "s3://my-bucket/dead/letters"),
+    "AWS_REGION": ("eu-central-1", "eu-central-1"),
+    "AWS_ENDPOINT_URL": ("http://minio:9000/", "http://minio:9000"),
+    "AWS_ACCESS_KEY_ID": ("AKIA1", "AKIA1"),
+    "AWS_SECRET_ACCESS_KEY": ("a/b+c", "a/b+c"),
+    "AWS_SESSION_TOKEN": ("a/b+c==", "a/b+c=="),
+    "ECS_AGENT_URI": ("http://169.254.170.2/api/0f3a", "http://169.254.170.2/api/0f3a"),
     "VITALS_INTERVAL_SECONDS": ("0.5", 0.5),
     "LOG_LEVEL": ("debug", "debug"),
 }
@@ -143,6 +157,12 @@ REFUSED: dict[str, list[str]] = {
     "MAX_MESSAGE_BYTES": ["10", "1MB", "99999999999"],
     "GRACEFUL_TIMEOUT_SECONDS": ["0", "1.5"],
     "DEAD_LETTER_URL": ["http://x", "s3://", "dynamodb://a/b"],
+    "AWS_REGION": ["a\nb"],
+    "AWS_ENDPOINT_URL": ["minio:9000", "http://x/?a=1"],
+    "AWS_ACCESS_KEY_ID": ["a\nb"],
+    "AWS_SECRET_ACCESS_KEY": ["a b"],
+    "AWS_SESSION_TOKEN": ["a b"],
+    "ECS_AGENT_URI": ["169.254.170.2/api"],
     "VITALS_INTERVAL_SECONDS": ["0"],
     "LOG_LEVEL": ["loud", "INFO"],
 }  # fmt: skip
@@ -157,7 +177,7 @@ def test_every_setting_has_examples_here() -> None:
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_a_setting_is_read(name: str) -> None:
     text, value = ACCEPTED[name]
-    assert getattr(given(**{name: f" {text}\n"}), name.lower()) == value
+    assert getattr(given(**{name: f" {text}\n", **BESIDE.get(name, {})}), name.lower()) == value
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in REFUSED.items() for text in texts])
@@ -251,7 +271,8 @@ def test_the_secrets_are_these() -> None:
 def test_a_secret_can_be_in_a_file(name: str, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("from-a-file\n")
-    assert getattr(given(**{f"{name}_FILE": str(file)}), name.lower()) in ("from-a-file", ("from-a-file",))
+    settings = given(**{f"{name}_FILE": str(file), **BESIDE.get(name, {})})
+    assert getattr(settings, name.lower()) in ("from-a-file", ("from-a-file",))
 
     assert refusal(**{f"{name}_FILE": str(file), name: "x"}) == f"{name} and {name}_FILE must not both be set"
     assert refusal(**{f"{name}_FILE": "/nowhere"}).startswith(f"{name}_FILE must")
@@ -262,9 +283,24 @@ def test_a_secret_can_be_in_a_file(name: str, tmp_path: Path) -> None:
     assert said.startswith(f"{name}_FILE must") and "hidden" not in said
 
 
+@pytest.mark.parametrize("name", ["REDIS_URL", "NOTIFY_URL"])
+def test_an_address_with_a_secret_in_it_can_be_in_a_file(name: str, tmp_path: Path) -> None:
+    file, url = tmp_path / "url", "://us%65r:hidden@10.0.0.1"
+    scheme = "rediss" if name == "REDIS_URL" else "https"
+    file.write_text(f"{scheme}{url if name == 'REDIS_URL' else '://10.0.0.1/hidden'}\n")
+
+    found = given(**{f"{name}_FILE": str(file)})
+
+    assert "hidden" in getattr(found, name.lower())
+    assert "hidden" not in repr(found)
+    assert refusal(**{f"{name}_FILE": str(file), name: "x"}) == f"{name} and {name}_FILE must not both be set"
+
+
 def test_no_secret_is_shown() -> None:
     settings = given(
-        **dict.fromkeys(SECRETS, "hidden"), NOTIFY_URL="https://h.example/hidden", N8N_API_URL="http://n8n"
+        **dict.fromkeys([*SECRETS, "AWS_ACCESS_KEY_ID"], "hidden"),
+        NOTIFY_URL="https://h.example/hidden",
+        N8N_API_URL="http://n8n",
     )
     assert "hidden" not in repr(settings)
     assert "hidden" not in "".join(summary(settings))
@@ -349,3 +385,8 @@ def test_the_agent_follows_from_the_key_unless_it_is_named() -> None:
 def test_claude_without_a_key_is_refused() -> None:
     with pytest.raises(ConfigError, match="ANTHROPIC_API_KEY"):
         load({"AGENT": "claude"}, "/dev/null")
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_half_of_a_pair_of_aws_credentials_is_refused(name: str) -> None:
+    assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set both" in refusal(**{name: "x"})

@@ -131,7 +131,8 @@ class Child:
                 self._process.wait(timeout=wait_s)
             except TimeoutExpired:
                 continue
-        gevent.killall(self._readers, timeout=0.1)
+        gevent.killall(self._readers, block=False)
+        gevent.joinall(self._readers, timeout=0.1)
         for pipe in (self._process.stdout, self._process.stderr):
             pipe.close()
 

@@ -16,8 +16,8 @@ from app.agents.offline_repair import find_fix
 LABEL = "[offline agent] "
 HELP = (
     'By fixed rules I can build workflows like "every 10 minutes get URL and post it to URL" or "a webhook that '
-    'answers TEXT", list workflows, and give retries to an HTTP Request that fails. For anything else, set '
-    "ANTHROPIC_API_KEY: then Claude answers here instead of me."
+    'answers TEXT", list workflows, and give retries to an HTTP Request that fails. For anything else, '
+    "Claude answers here instead of me, once ANTHROPIC_API_KEY is set."
 )
 NO_RULE = "no rule of the offline agent fits this error"
 _PIECE = re.compile(r"(?:\s*\S+){1,4}\s*")

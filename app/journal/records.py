@@ -6,8 +6,8 @@ Each record knows its kind, its key and its labels, so that nobody else spells t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Self
 
@@ -18,11 +18,12 @@ from app.journal.events import iso
 Autonomy = Literal["observe", "suggest", "ask", "auto"]
 AUTONOMIES: tuple[Autonomy, ...] = ("observe", "suggest", "ask", "auto")
 """From the least the bridge may do to the most."""
+_BESIDE = ("version", "stored_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A document as a value: what a kind adds to these two fields, its slots, is the document's body.
+    """A document as a value: what a kind adds to these two fields is the document's body.
 
     :ivar version: the one it was read with; 0: not stored yet.
     """
@@ -41,7 +42,7 @@ class Record:
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        body = {name: document.body[name] for name in cls.__slots__ if name in document.body}
+        body = {name: document.body[name] for name in _body_names(cls) if name in document.body}
         return cls(**{**body, "version": document.version, "stored_at": document.created_at})
 
     @classmethod
@@ -58,7 +59,7 @@ class Record:
         """The write of this record with ``changes``, refused if somebody else wrote it since it was read."""
         new = replace(self, **changes)
         # Not ``asdict``, which copies all that is below: it is written out before anybody could change it.
-        body = {name: getattr(new, name) for name in self.__slots__}
+        body = {name: getattr(new, name) for name in _body_names(self)}
         return Put(self.KIND, new.key, body, new.labels, self.version)
 
     def delete(self) -> Delete:
@@ -66,6 +67,10 @@ class Record:
 
     def unchanged(self) -> Expect:
         return Expect(self.KIND, self.key, self.version)
+
+
+def _body_names(kind: type[Record] | Record) -> Iterator[str]:
+    return (known.name for known in fields(kind) if known.name not in _BESIDE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,21 +306,30 @@ class Rollback(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StrayDraft(Record):
-    """What a worker wrote after it had lost its lease: paused between its look at it and the write, which n8n cannot
-    refuse. It is taken back by whoever finds it, as long as it is still what n8n has.
+class DraftWrite(Record):
+    """A draft that is being written to n8n: noted before it is sent, dropped when its writer is still in charge after
+    it. One that stays has lost its writer, and may come to be n8n's draft at any moment until it is given up.
 
-    :ivar before: name, nodes, connections and settings that it was written over.
+    :ivar sent_at_s: epoch seconds. :ivar repeated: it was sent before and not seen through, which may come still,
+        whatever becomes of this one.
+    :ivar hash: of the nodes and connections that are sent; empty: a chat's, which only its version tells.
+    :ivar version_id: what n8n has made of it, where its writer came to know.
+    :ivar instead: name, nodes, connections and settings that are to be there in its place; where the workflow runs and
+        it is no chat's, what runs then.
     """
 
-    KIND = "stray_draft"
+    KIND = "draft_write"
     workflow_id: str
-    version_id: str
-    before: dict[str, Any]
+    instead: dict[str, Any]
+    sent_at_s: float
+    repeated: bool = False
+    hash: str = ""
+    version_id: str = ""
 
     @property
     def key(self) -> str:
-        return f"{self.workflow_id}:{self.version_id}"
+        # One for each content, however often n8n is away while it is written.
+        return f"{self.workflow_id}:{self.hash or self.version_id}"
 
 
 DECISIONS = "decisions"

@@ -2,15 +2,19 @@
 
 Told by what was written, here and nowhere else, so that whoever writes it counts it, once: a change that was refused or
 was a duplicate is not counted, and what is told twice (a repair's failure, and that its draft is back) is written once.
+A repair that is blocked is also a line in the log, for an alarm to call a person.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, get_args
 
 from app.journal import Change, NewEvent, Put
 from app.telemetry import metrics
+
+log = logging.getLogger(__name__)
 
 
 def count(change: Change) -> None:
@@ -38,6 +42,7 @@ def _error(event: NewEvent) -> None:
 def _blocked(event: NewEvent) -> None:
     # Told when a case becomes blocked; its later errors write the case as well.
     metrics.repairs.labels("blocked").inc()
+    log.warning("repair blocked", extra={name: event.data.get(name) for name in ("workflowId", "signature", "reason")})
 
 
 def _finished(event: NewEvent) -> None:

@@ -37,10 +37,18 @@ class Workflows(Protocol):
         """Create a workflow; the same ``intent`` creates once and afterwards returns what it created."""
 
     def put_draft(
-        self, workflow_id: str, body: Mapping[str, Any], *, base_version_id: str, fences: Sequence[Lease] = ()
+        self,
+        workflow_id: str,
+        body: Mapping[str, Any],
+        *,
+        base_version_id: str,
+        fences: Sequence[Lease] = (),
+        instead: Mapping[str, Any] | None = None,
     ) -> Workflow:
         """Save a draft on top of ``base_version_id``; production keeps running what it ran.
 
+        :param instead: what the draft is to be should this one come when its writer is not there any more; of a
+            workflow that runs, what runs then. ``None``: it may stay.
         :raises ConflictError: the workflow was changed by somebody else meanwhile.
         """
 

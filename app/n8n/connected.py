@@ -6,22 +6,22 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from app.errors import (
     BaseError,
     ConflictError,
-    LeaseLostError,
     N8nError,
     StaleDocumentError,
     WorkflowNotFoundError,
 )
 from app.journal import Change, Journal, Lease
-from app.journal.records import DECISIONS, Record, StrayDraft
+from app.journal.records import Record
 from app.n8n import Trial, Workflow
 from app.n8n.client import Execution, N8nClient
+from app.n8n.draft_writes import DraftWrites
 from app.n8n.errors import (
     ExecutionNotFoundError,
     N8nConflictError,
@@ -34,7 +34,7 @@ from app.n8n.errors import (
 )
 from app.n8n.executions import summarize
 from app.n8n.secret_boundary import SecretBoundary
-from app.n8n.workflows import canonical_hash, canonical_json, editable
+from app.n8n.workflows import canonical_json, contents_hash, editable
 
 LOST_WAIT_S = 2.0
 """So long what a lost answer was about is looked for: n8n may still be at it."""
@@ -138,6 +138,7 @@ class ConnectedWorkflows:
         self._client = client
         self._journal = journal
         self._secrets = SecretBoundary(client, journal)
+        self._writes = DraftWrites(journal, self._shown)
         self._error_workflow_id = error_workflow_id
         self._lost_wait_s = lost_wait_s
         self._publish_wait_s = publish_wait_s
@@ -167,7 +168,7 @@ class ConnectedWorkflows:
         """
         workflow = self._client.get_workflow(workflow_id)
         active = self._active(workflow)
-        return active is not None and _contents(active) != _contents(workflow)
+        return active is not None and contents_hash(active) != contents_hash(workflow)
 
     # -- writing
 
@@ -197,7 +198,13 @@ class ConnectedWorkflows:
         return self._shown(created)
 
     def put_draft(
-        self, workflow_id: str, body: Mapping[str, Any], *, base_version_id: str, fences: Sequence[Lease] = ()
+        self,
+        workflow_id: str,
+        body: Mapping[str, Any],
+        *,
+        base_version_id: str,
+        fences: Sequence[Lease] = (),
+        instead: Mapping[str, Any] | None = None,
     ) -> Workflow:
         """See the protocol; returns what n8n has afterwards. Settings are merged into those it has, and its error
         workflow stays. What it runs on between runs (static data) is left alone.
@@ -212,9 +219,9 @@ class ConnectedWorkflows:
             return self._shown(present)
         if present["versionId"] != base_version_id:
             raise ConflictError("The workflow was changed meanwhile.")
-        self._check(fences)
+        write = self._writes.begin(present, wanted, instead=instead, fences=fences)
         answer = self._client.put_workflow(workflow_id, changed(wanted, present))
-        self._own_up(fences, present, str(answer["versionId"]))
+        self._writes.end(write, present, str(answer["versionId"]), fences=fences)
         saved = self._client.get_workflow(workflow_id)
         if present["activeVersionId"] != saved["activeVersionId"] == answer["versionId"]:
             raise N8nTooOldError("a draft that n8n published at once")
@@ -491,19 +498,6 @@ class ConnectedWorkflows:
         if fences:
             self._journal.commit(Change(fences=fences))
 
-    def _own_up(self, fences: Sequence[Lease], present: Workflow, version_id: str) -> None:
-        """Look at the leases again after a write: this worker may have been paused right before it.
-
-        :raises LeaseLostError: as :meth:`_check`; what was written is noted, for others to take back.
-        """
-        try:
-            self._check(fences)
-        except LeaseLostError:
-            before = editable(self._shown(present))
-            stray = StrayDraft(workflow_id=str(present["id"]), version_id=version_id, before=before)
-            self._journal.commit(Change(puts=[replace(stray.put(), expect=None)], wake=[DECISIONS]))
-            raise
-
     def _active(self, workflow: Workflow) -> Mapping[str, Any] | None:
         """What runs: ``nodes`` and ``connections``."""
         version_id = workflow["activeVersionId"]
@@ -526,10 +520,6 @@ def _maybe_done(error: BaseError) -> bool:
 
 def _trial_name(execution_id: str, version_id: str) -> str:
     return f"trial:{execution_id}:{version_id}"
-
-
-def _contents(workflow: Mapping[str, Any]) -> str:
-    return canonical_hash({"nodes": workflow["nodes"], "connections": workflow["connections"]})
 
 
 def _node_ids(workflow: Mapping[str, Any]) -> set[str]:
@@ -573,7 +563,7 @@ def holds(present: Workflow, wanted: Workflow) -> bool:
     for node in wanted["nodes"]:
         own = found.get(node.get("name"), {}).get("webhookId")
         nodes.append({"webhookId": own, **node} if own else node)
-    if _contents({**wanted, "nodes": nodes}) != _contents(present) or present.get("name") != wanted["name"]:
+    if contents_hash({**wanted, "nodes": nodes}) != contents_hash(present) or present.get("name") != wanted["name"]:
         return False
     settings = present.get("settings") or {}
     differing = {

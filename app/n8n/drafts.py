@@ -53,7 +53,13 @@ class Drafts:
         return self._add(workflow_id, editable(body), meta={"partial": True})
 
     def put_draft(
-        self, workflow_id: str, body: Mapping[str, Any], *, base_version_id: str, fences: Sequence[Lease] = ()
+        self,
+        workflow_id: str,
+        body: Mapping[str, Any],
+        *,
+        base_version_id: str,
+        fences: Sequence[Lease] = (),
+        instead: Mapping[str, Any] | None = None,  # nothing comes late to the journal
     ) -> Workflow:
         """See the protocol; the settings are replaced, not merged. The new ``versionId`` follows from base and content.
 

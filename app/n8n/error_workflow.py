@@ -102,20 +102,19 @@ def state(client: N8nClient, *, callback_url: str | None = None, secrets: Sequen
     return State(str(present["id"]), _version(present), url, problem)
 
 
-def remembered(client: N8nClient, *, for_s: float = REMEMBER_S) -> Callable[[], str | None]:
-    """The id of the error workflow, looked up when asked for, and kept for a while.
+def remembered(client: N8nClient, *, callback_url: str | None = None, for_s: float = REMEMBER_S) -> Callable[[], State]:
+    """Its state, looked up when asked for, and kept for a while: n8n is asked for all its workflows.
 
-    :returns: a function that gives the id, or ``None`` where none is installed; it raises ``N8nError``.
+    :returns: a function that gives it; it raises ``N8nError``.
     """
-    known: list[tuple[float, str | None]] = []
+    known: list[tuple[float, State]] = []
 
-    def error_workflow_id() -> str | None:
+    def remembered_state() -> State:
         if not known or time.monotonic() - known[0][0] > for_s:
-            present = _find(client)
-            known[:] = [(time.monotonic(), str(present["id"]) if present else None)]
+            known[:] = [(time.monotonic(), state(client, callback_url=callback_url))]
         return known[0][1]
 
-    return error_workflow_id
+    return remembered_state
 
 
 def build(callback_url: str, credential: Credential | None) -> Workflow:

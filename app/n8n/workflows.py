@@ -14,7 +14,16 @@ from typing import Any
 from app.n8n import Workflow
 from app.n8n.structure import Problem, is_trigger, problems
 
-__all__ = ["Problem", "canonical_hash", "canonical_json", "editable", "find_node", "is_trigger", "validate"]
+__all__ = [
+    "Problem",
+    "canonical_hash",
+    "canonical_json",
+    "contents_hash",
+    "editable",
+    "find_node",
+    "is_trigger",
+    "validate",
+]
 
 MAX_JSON_BYTES = 512 * 1024
 MAX_DEPTH = 40
@@ -47,6 +56,11 @@ def canonical_hash(workflow: Mapping[str, Any]) -> str:
     nodes = sorted(map(canonical_json, body["nodes"]))
     content = canonical_json([nodes, body["connections"], body["settings"]])
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def contents_hash(workflow: Mapping[str, Any]) -> str:
+    """As :func:`canonical_hash`, of what has versions in n8n: nodes and connections alone."""
+    return canonical_hash({"nodes": workflow["nodes"], "connections": workflow["connections"]})
 
 
 def find_node(workflow: Mapping[str, Any], name: str | None = None, id: str | None = None) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from app.errors import BaseError, ConfigError
 from app.ops.doctor_bridge import check_bridge
 from app.ops.doctor_claude import check_claude
+from app.ops.doctor_dead_letters import check_dead_letters
 from app.ops.doctor_errors import check_error_workflow, check_registered
 from app.ops.doctor_findings import Examination, Finding, Step
 from app.ops.doctor_journal import check_journal
@@ -27,6 +28,7 @@ SETTINGS = "settings"
 STEPS = (
     Step("journal", check_journal, gives=("journal",)),
     Step("bridge", check_bridge),
+    Step("dead letters", check_dead_letters),
     Step("agent", check_claude),
     Step("n8n", check_reach, gives=("n8n", "api")),
     Step("n8n version", check_version, needs=("n8n",)),

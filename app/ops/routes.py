@@ -1,12 +1,11 @@
-"""What probes, operators and newcomers ask: liveness, readiness, health, metrics, the brake, and the page."""
+"""What probes, operators and newcomers ask: liveness, readiness, health, metrics, and the brake."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from flask import Blueprint, Response, jsonify, request, send_from_directory
+from flask import Blueprint, Response, jsonify, request
 
 from app.errors import BusyError
 from app.journal import Change
@@ -19,9 +18,7 @@ from app.telemetry.metric_files import FolderBusyError
 from app.version import VERSION
 from app.web import auth
 from app.web.bodies import read_json_body
-from app.web.security import page_csp
 
-CONSOLE = Path(__file__).parent.parent / "console"
 STARTED_AT = time.monotonic()
 
 
@@ -30,7 +27,7 @@ class AutonomyBody(Shape):
 
 
 def probes_blueprint(bridge: BridgeWorker, *, count_health: Callable[[], None]) -> Blueprint:
-    """``/healthz``, ``/readyz``, ``/health`` and the page; auth: none.
+    """``/healthz``, ``/readyz`` and ``/health``; auth: none.
 
     :param count_health: counts the request, or raises ``RateLimitError``.
     """
@@ -65,11 +62,6 @@ def probes_blueprint(bridge: BridgeWorker, *, count_health: Callable[[], None]) 
             },
         )
 
-    @blueprint.get("/")
-    @page_csp
-    def page() -> Response:
-        return send_from_directory(CONSOLE, "index.html")
-
     return blueprint
 
 
@@ -92,12 +84,21 @@ def metrics_blueprint(bridge: BridgeWorker) -> Blueprint:
 
 
 def brake_blueprint(bridge: BridgeWorker) -> Blueprint:
-    """``PUT /autonomy``; auth: access, and not for anonymous callers."""
+    """``GET`` and ``PUT /autonomy``; auth: access, and not for anonymous callers."""
     blueprint = Blueprint("brake", __name__)
+
+    def access() -> None:
+        auth.check_access(auth.bearer(request.environ), request.environ, bridge.settings, anonymous_ok=False)
+
+    @blueprint.get("/autonomy")
+    def ceiling() -> Response:
+        access()
+        found = Ceiling.get(bridge.journal, "all") or Ceiling()
+        return jsonify(autonomy=found.autonomy)
 
     @blueprint.put("/autonomy")
     def brake() -> Response:
-        auth.check_access(auth.bearer(request.environ), request.environ, bridge.settings, anonymous_ok=False)
+        access()
         body = read_json_body(bridge.settings.max_message_bytes)
         wanted = read_body(AutonomyBody, body)
 

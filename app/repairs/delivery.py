@@ -9,7 +9,6 @@ import hmac
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
@@ -17,6 +16,7 @@ import gevent
 import urllib3
 from urllib3.exceptions import HTTPError, NewConnectionError, SSLError, TimeoutError
 
+from app.outbox import Answer
 from app.version import VERSION
 
 CONNECT_TIMEOUT_S = 3.0
@@ -25,18 +25,6 @@ POST_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 1.0
 MAX_ANSWER_BYTES = 64 * 1024
 _NOT_FINAL = (408, 425, 429)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of a POST. ``failed``: why it was not taken, without anything of the address; empty: it was.
-
-    :ivar final: it never will be.
-    """
-
-    failed: str = ""
-    final: bool = False
-    retry_after_s: float = 0.0
 
 
 def headers_for(id_: str, body: bytes, secrets: Sequence[str], *, now_s: int) -> dict[str, str]:

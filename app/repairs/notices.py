@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal
 
 from app.journal import Change, Put
 from app.journal.events import iso
-from app.journal.records import Case, Record, Repair
+from app.journal.records import Case, Repair
+from app.outbox import Outgoing
 from app.telemetry.redaction import redact_text
 
 NoticeType = Literal["repair_waiting", "repair_blocked", "repair_failed", "repair_published"]
@@ -40,25 +41,29 @@ _MARKUP = re.compile(r"[^\w.,()#-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Notification(Record):
-    """Something to tell, until it was taken or given up.
+class Notification(Outgoing):
+    """Something to tell.
 
     :ivar notification_id: the same however often it is sent or the change is made.
     :ivar facts: members of the body, redacted and cut.
-    :ivar tries: how often it was sent, or was about to be.
-    :ivar due_at_s: epoch seconds; not sent before.
     """
 
     KIND: ClassVar[str] = "notification"
     notification_id: str
     type: NoticeType
     facts: dict[str, Any] = field(default_factory=dict)
-    tries: int = 0
-    due_at_s: float = 0.0
 
     @property
     def key(self) -> str:
         return self.notification_id
+
+    @property
+    def ids(self) -> Mapping[str, str | None]:
+        return {"session_id": self.facts.get("sessionId"), "workflow_id": self.facts.get("workflowId")}
+
+    @property
+    def shown(self) -> Mapping[str, object]:
+        return {"notificationId": self.notification_id, "type": self.type}
 
     def body(self, public_url: str) -> dict[str, Any]:
         """What is sent: equal at every try."""

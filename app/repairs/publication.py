@@ -26,13 +26,14 @@ from app.errors import (
     WorkflowNotFoundError,
 )
 from app.journal import Change, Journal, Lease, Put, events
-from app.journal.records import Case, Repair, RepairState, Rollback, Snapshot, StrayDraft, retry_stale
+from app.journal.records import Case, DraftWrite, Repair, RepairState, Rollback, Snapshot, retry_stale
 from app.n8n import Workflow, Workflows
 from app.n8n.errors import N8nConflictError, N8nRefusedError
 from app.n8n.secret_boundary import SecretLostError
 from app.n8n.workflows import canonical_hash, editable
 from app.repairs import policy, snapshots
 from app.repairs.states import moved
+from app.repairs.strays import Strays
 from app.telemetry.redaction import redact_text
 
 BRIDGE = "bridge"
@@ -64,6 +65,7 @@ class Publication:
 
         :returns: whether something is left, because its worker may be alive or because it did not work now.
         """
+        strays = Strays(self.journal, self.workflows)
         unfinished: list[tuple[str, Callable[[Lease], None]]] = [
             *((r.workflow_id, partial(self.publish, r.repair_id)) for r in Repair.find(self.journal, "publishing")),
             *(
@@ -71,7 +73,7 @@ class Publication:
                 for r in Repair.find(self.journal, "restoring")
             ),
             *((r.workflow_id, partial(self.restore, r.workflow_id)) for r in Rollback.find(self.journal)),
-            *((s.workflow_id, partial(self._take_back, s)) for s in StrayDraft.find(self.journal)),
+            *((w.workflow_id, partial(strays.look, w)) for w in DraftWrite.find(self.journal)),
         ]
         left = False
         for workflow_id, go_on in unfinished:
@@ -87,16 +89,6 @@ class Publication:
                 log.warning("a decision could not be finished: %s", exc, extra={"workflowId": workflow_id})
                 left = True
         return left
-
-    def _take_back(self, stray: StrayDraft, lease: Lease) -> None:
-        """Undo what a worker wrote that had lost its lease, unless it is not what n8n has, or has come to run."""
-        with suppress(ConflictError, WorkflowNotFoundError, N8nRefusedError):
-            current = self.workflows.get(stray.workflow_id)
-            if current.get("versionId") == stray.version_id != current.get("activeVersionId"):
-                self.workflows.put_draft(
-                    stray.workflow_id, stray.before, base_version_id=stray.version_id, fences=[lease]
-                )
-        self.journal.commit(Change(deletes=[stray.delete()], fences=[lease]))
 
     def publish(self, repair_id: str, lease: Lease) -> None:
         """Publish a repair that is ``publishing``; safe to call again, by whoever holds the workflow's ``lease``.
@@ -117,8 +109,9 @@ class Publication:
                 if repair.snapshot_id != snapshot_id:
                     self.journal.commit(Change(puts=[repair.put(snapshot_id=snapshot_id)], fences=[lease]))
                     repair = Repair.get(self.journal, repair_id) or repair
+                proposal, base = repair.proposal or {}, repair.base_version_id
                 written = self.workflows.put_draft(
-                    repair.workflow_id, repair.proposal or {}, base_version_id=repair.base_version_id, fences=[lease]
+                    repair.workflow_id, proposal, base_version_id=base, fences=[lease], instead=proposal
                 )
                 version_id = str(written["versionId"])
             elif version_id not in (current.get("versionId"), current.get("activeVersionId")):
@@ -173,7 +166,8 @@ class Publication:
 
     def put_back(self, repair: Repair, fences: Sequence[Lease]) -> str:
         """The workflow's draft as it was before the repair's trial; returns its version. A later edit of somebody else
-        is left alone.
+        is left alone, and so is a draft that runs by now: while this repair's worker was lost a person has published
+        it, or has approved another repair that proposes the same.
 
         :raises N8nError: n8n cannot do it now.
         """
@@ -183,7 +177,11 @@ class Publication:
         body = editable(snapshot.workflow)
         try:
             base = repair.trial_version_id or self._tried_version(repair)
-            restored = self.workflows.put_draft(repair.workflow_id, body, base_version_id=base, fences=fences)
+            if self.workflows.get(repair.workflow_id).get("activeVersionId") == base:
+                return base
+            restored = self.workflows.put_draft(
+                repair.workflow_id, body, base_version_id=base, fences=fences, instead=body
+            )
         except (ConflictError, WorkflowNotFoundError):
             log.warning("a trial's draft was changed by others and is left", extra={"workflowId": repair.workflow_id})
             return repair.base_version_id
@@ -244,12 +242,13 @@ class Publication:
     def _write_snapshot(self, rollback: Rollback, snapshot: Snapshot, lease: Lease) -> None:
         workflow_id = rollback.workflow_id
         current = self.workflows.get(workflow_id)
-        if rollback.only_version_id not in ("", current.get("versionId")) and canonical_hash(current) != snapshot.hash:
+        is_there = canonical_hash(current) == snapshot.hash
+        if rollback.only_version_id not in ("", current.get("versionId")) and not is_there:
             repair = self.published_over(snapshot)
             if repair is None or self.is_edited(repair, current):
                 self._drop(rollback, "warning", _EDITED, lease)
                 return
-        if canonical_hash(current) != snapshot.hash:
+        if not is_there:
             name = f"rollback:{current.get('versionId')}"
             self.snapshot(current, cause="rollback", for_write=name, fences=[lease], keep=snapshot.snapshot_id)
             base, body = str(current.get("versionId", "")), editable(snapshot.workflow)
@@ -258,14 +257,18 @@ class Publication:
                 come = (current.get("settings") or {}).keys() & _DEFAULTS.keys() - body["settings"].keys()
                 body["settings"] = {**body["settings"], **{key: _DEFAULTS[key] for key in come}}
             try:
-                written = self.workflows.put_draft(workflow_id, body, base_version_id=base, fences=[lease])
+                written = self.workflows.put_draft(
+                    workflow_id, body, base_version_id=base, fences=[lease], instead=body
+                )
             except SecretLostError:
                 raise
             except ConflictError:
                 self._drop(rollback, "warning", _EDITED, lease)
                 raise
             current = {**current, "versionId": written["versionId"]}
-        self._activate(current, str(current.get("versionId", "")), lease)
+        if not is_there or self.workflows.has_foreign_draft(workflow_id):
+            # Else a lost worker has published it, and a trial's draft that was put back has another version of it.
+            self._activate(current, str(current.get("versionId", "")), lease)
 
         def rolled_back() -> Change:
             puts = []

@@ -186,7 +186,11 @@ class Proposer:
             self.journal.commit(Change(puts=[repair.put(snapshot_id=snapshot_id)], fences=fences))
             repair = _fresh(self.journal, repair.repair_id)
         draft = self.workflows.put_draft(
-            repair.workflow_id, repair.proposal or {}, base_version_id=repair.base_version_id, fences=fences
+            repair.workflow_id,
+            repair.proposal or {},
+            base_version_id=repair.base_version_id,
+            fences=fences,
+            instead=editable(current),
         )
         self.journal.commit(Change(puts=[repair.put(trial_version_id=str(draft["versionId"]))], fences=fences))
         return _fresh(self.journal, repair.repair_id)

@@ -44,7 +44,12 @@ def make_metrics_folder(kept: Kept) -> Path:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             kept.metrics_lock_fd = open_locked(folder)
             if kept.metrics_lock_fd is not None:
-                for left in (*folder.glob("*.db"), *folder.glob("folded.json*"), *folder.glob("vitals")):
+                for left in (
+                    *folder.glob("*.db"),
+                    *folder.glob("folded.json*"),
+                    *folder.glob("vitals"),
+                    *folder.glob("task-protection"),
+                ):
                     left.unlink()
             tempfile.TemporaryFile(dir=folder).close()
         except OSError:

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from app.errors import N8nError
 from app.journal import Session, events
 from app.journal.records import Repair, Snapshot
 from app.lifecycle import BridgeWorker
@@ -83,6 +84,11 @@ def sessions_blueprint(bridge: BridgeWorker) -> Blueprint:
         registration, new = sessions.adopt(session_id, read_body(frames.AdoptBody, body()))
         return jsonify(registration.public()), 201 if new else 200
 
+    @blueprint.get("/sessions/<session_id>/workflows")
+    def list_workflows(session_id: str) -> Response:
+        session(session_id)
+        return jsonify(workflows=[one.public() for one in sessions.registrations(session_id)], n8n=_n8n(bridge))
+
     @blueprint.get("/sessions/<session_id>/workflows/<workflow_id>")
     def show_workflow(session_id: str, workflow_id: str) -> Response:
         session(session_id)
@@ -104,6 +110,19 @@ def sessions_blueprint(bridge: BridgeWorker) -> Blueprint:
         return jsonify(repairs=[_repair(repair) for repair in found])
 
     return blueprint
+
+
+def _n8n(bridge: BridgeWorker) -> dict[str, Any] | None:
+    """Where people open the workflows, and how their failures are told; ``None``: no n8n is connected."""
+    if bridge.error_workflow is None:
+        return None
+    editor_url = str(bridge.settings.n8n_editor_url or bridge.settings.n8n_api_url).rstrip("/")
+    try:
+        found = bridge.error_workflow()
+        told = {"workflowId": found.workflow_id, "problem": found.problem or None}
+    except N8nError as exc:
+        told = {"workflowId": None, "problem": exc.detail}
+    return {"editorUrl": editor_url, "errorWorkflow": told}
 
 
 def _snapshot(snapshot: Snapshot) -> dict[str, Any]:

@@ -16,6 +16,7 @@ ErrorType = Literal["websocket", "claude", "callback"]
 Reason = Literal["no_session", "session_closed", "bad_schema", "too_large", "rate_limited"]
 Routed = Literal["true", "false"]
 LimitName = Literal["ws", "callbacks", "messages", "health", "auth"]
+CopyOutcome = Literal["delivered", "failed", "given_up"]
 Outcome = Literal[
     "published",
     "waiting",
@@ -42,6 +43,9 @@ errors = Counter(f"{PREFIX}_errors_total", "What finally failed.", ["type"])
 workflow_registrations = Counter(f"{PREFIX}_workflow_registrations_total", "Workflows that a session came to own.")
 error_callbacks = Counter(f"{PREFIX}_error_callbacks_total", "Authenticated callbacks, each once.", ["routed"])
 dead_letters = Counter(f"{PREFIX}_dead_letters_total", "Callbacks kept as dead letters.", ["reason"])
+dead_letter_copies = Counter(
+    f"{PREFIX}_dead_letter_copies_total", "What became of tries to copy a dead letter.", ["outcome"]
+)
 repairs = Counter(f"{PREFIX}_repairs_total", "What became of repairs.", ["outcome"])
 rate_limited = Counter(f"{PREFIX}_rate_limited_total", "Requests refused by a rate limit.", ["limit"])
 limiter_failures = Counter(
@@ -62,6 +66,7 @@ for counter, values in (
     (errors, ErrorType),
     (error_callbacks, Routed),
     (dead_letters, Reason),
+    (dead_letter_copies, CopyOutcome),
     (repairs, Outcome),
     (rate_limited, LimitName),
     (limiter_failures, LimitName),

@@ -31,8 +31,10 @@ from app.turns.takeover import end_lost_turn, void_deltas
 LOOK_S = 1.0
 AWAY_S = 5.0
 KILL_S = 3.0
+JOURNAL_BACK_S = 20.0
+"""So long a turn's end waits for a journal that is away; then whoever claims its input next ends it."""
 
-StopReason = Literal["cancelled", "timeout", "drained", "lost", "n8n_away"]
+StopReason = Literal["cancelled", "timeout", "drained", "lost", "n8n_away", "journal_away"]
 log = logging.getLogger(__name__)
 
 
@@ -153,6 +155,11 @@ class Turns:
         try:
             first = tools.resume_trial if opening is not None and opening.trial else None
             finished = self._supervise(running, request, output, first)
+        except JournalUnavailableError as exc:
+            # No worker was lost: ended here, however often that happens, it does not count as a takeover.
+            log.warning("turn is broken off, the journal is away: %s", exc)
+            running.stop_for("journal_away")
+            finished = Finished("failed")
         finally:
             self.tools.close(access.token)
             self.leases.pop(session_id, None)
@@ -226,8 +233,8 @@ class Turns:
             outcome, error = ("cancelled" if mine and mine.cancelled else "interrupted"), None
         elif running.stop == "n8n_away":
             outcome, error = "interrupted", "n8n is away; this goes on when it is back."
-        if opening is not None and finished.cost_usd is not None:
-            self.attempts.note_cost(opening.repair_id, turn_id=turn_id, cost_usd=finished.cost_usd, lease=claim.lease)
+        elif running.stop == "journal_away":
+            outcome, error = "interrupted", "The journal was away."
         end = events.turn_finished(
             outcome,
             turn_id=turn_id,
@@ -239,6 +246,8 @@ class Turns:
         input_id = claim.input.input_id
 
         def finish() -> None:
+            if opening is not None and (cost_usd := finished.cost_usd) is not None:
+                self.attempts.note_cost(opening.repair_id, turn_id=turn_id, cost_usd=cost_usd, lease=claim.lease)
             if outcome == "interrupted":
                 puts: list[Put] = []
                 later: Postpone | None = None
@@ -259,10 +268,11 @@ class Turns:
         self._tell_end(running, outcome, error)
 
     def _insist(self, running: RunningTurn, finish: Callable[[], None]) -> None:
-        """Make a turn's last change anew while other errors of its case are counted in between: without it the turn
-        would be taken for lost, and its agent asked once more.
+        """Make a turn's last change anew while other errors of its case are counted in between, and while the journal
+        is away: without it the turn would be taken for lost, and its agent asked once more.
 
         :raises StaleDocumentError: its input was answered, or its session ended, meanwhile.
+        :raises JournalUnavailableError: it was away for longer than ``JOURNAL_BACK_S``.
         """
 
         def write() -> StaleDocumentError | None:
@@ -274,8 +284,20 @@ class Turns:
                 return exc
             return None
 
-        if (answered := retry_stale(write)) is not None:
-            raise answered
+        deadline, again = time.monotonic() + JOURNAL_BACK_S, False
+        while True:
+            try:
+                if again and self._input_of(running) is None:
+                    # What went without an answer was done all the same, or another worker has ended the turn.
+                    raise StaleDocumentError
+                if (answered := retry_stale(write)) is not None:
+                    raise answered
+                return
+            except JournalUnavailableError:
+                if time.monotonic() >= deadline:
+                    raise
+                gevent.sleep(LOOK_S)
+                again = True
 
     @staticmethod
     def _tell_end(running: RunningTurn, outcome: str, error: str | None) -> None:

@@ -7,7 +7,7 @@
 ``told``      an answer: ``what`` (``message``, ``callback``, ``command``), ``status``, and what it was about:
               ``session`` and ``key``, ``seq``, ``routed``, ``duplicate``, or ``command``, ``repair``, ``workflow``
 ``write``     n8n has done a ``put``, ``publish`` or ``retry`` (``step``): ``workflow``, ``turn`` (empty: no turn's),
-              ``sent_at``, ``active`` before and after
+              ``sent_at``, ``active`` and ``draft`` before and after (versions)
 ``disturbed`` what the run did to the server: for people
 ``final``     a session at the end: ``session``, ``events`` (all of them), ``repairs``
 ``workflow``  a workflow in n8n at the end: ``workflow``, ``clean`` (its draft is what runs)

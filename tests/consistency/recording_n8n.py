@@ -28,7 +28,7 @@ class RecordingN8n(HealN8n):
             before_s, after_s = self._chance.uniform(0, SLOW_S), self._chance.uniform(0, SLOW_S)
         time.sleep(before_s)
         with self._lock:
-            before = self._active_id(workflow_id)
+            before, draft = self._active_id(workflow_id), self._draft_id(workflow_id)
             status, body = super().answer(request)
             self._recorder.add(
                 "write",
@@ -38,6 +38,7 @@ class RecordingN8n(HealN8n):
                 sent_at=float(request.headers["x-sent"]),
                 status=status,
                 active=[before, self._active_id(workflow_id)],
+                draft=[draft, self._draft_id(workflow_id)],
             )
         time.sleep(after_s)
         return status, body
@@ -45,6 +46,10 @@ class RecordingN8n(HealN8n):
     def _active_id(self, workflow_id: str) -> str | None:
         stored = self.workflows.get(workflow_id)
         return stored.public["activeVersionId"] if stored else None
+
+    def _draft_id(self, workflow_id: str) -> str | None:
+        stored = self.workflows.get(workflow_id)
+        return stored.public["versionId"] if stored else None
 
     def record_end(self) -> None:
         """What it has done and is at the end."""

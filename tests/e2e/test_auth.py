@@ -64,6 +64,7 @@ def operator_routes() -> list[tuple[str, str, Any]]:
         ("GET", "/dead-letters", None),
         ("GET", "/dead-letters/nope", None),
         ("POST", "/dead-letters/nope/replay", None),
+        ("GET", "/autonomy", None),
         ("PUT", "/autonomy", {"autonomy": "auto"}),
     ]
 

@@ -62,6 +62,7 @@ ANSWERS: list[tuple[str, str, int]] = [
     ("GET", f"/sessions/{UNKNOWN}/events", 404),
     ("POST", f"/sessions/{UNKNOWN}/messages", 404),
     ("POST", f"/sessions/{UNKNOWN}/commands", 404),
+    ("GET", f"/sessions/{UNKNOWN}/workflows", 404),
     ("POST", f"/sessions/{UNKNOWN}/workflows", 404),
     ("GET", f"/sessions/{UNKNOWN}/workflows/w", 404),
     ("GET", f"/sessions/{UNKNOWN}/workflows/w/snapshots", 404),
@@ -70,6 +71,7 @@ ANSWERS: list[tuple[str, str, int]] = [
     ("GET", "/dead-letters", 401),
     ("GET", "/dead-letters/nope", 401),
     ("POST", "/dead-letters/nope/replay", 401),
+    ("GET", "/autonomy", 401),
     ("PUT", "/autonomy", 401),
     ("POST", "/callbacks/n8n/error", 401),
     ("GET", "/nope", 404),
@@ -87,7 +89,7 @@ ANSWERS: list[tuple[str, str, int]] = [
     ("PATCH", f"/sessions/{UNKNOWN}", 405),
     ("PUT", "/dead-letters", 405),
     ("GET", "/callbacks/n8n/error", 405),
-    ("GET", "/autonomy", 405),
+    ("POST", "/autonomy", 405),
     ("POST", "/ws", 405),
     ("TRACE", "/healthz", 405),
     ("OPTIONS", "/sessions", 200),
@@ -288,6 +290,7 @@ def _empty(token: str | None) -> dict[str, str]:
         ("GET", "/dead-letters", None),
         ("GET", "/dead-letters/x", None),
         ("POST", "/dead-letters/x/replay", {}),
+        ("GET", "/autonomy", None),
         ("PUT", "/autonomy", {"autonomy": "auto"}),
     ],
 )
@@ -387,6 +390,7 @@ def test_adopting_is_once_and_for_one_session(client: Connect) -> None:
     body = {"workflowId": new_id(), "name": "Mine", "autonomy": "ask"}
 
     first = user.http("POST", "/sessions/{sid}/workflows", body)
+    assert user.http("GET", "/sessions/{sid}/workflows").json == {"workflows": [body], "n8n": None}
     again = user.http("POST", "/sessions/{sid}/workflows", {**body, "autonomy": "observe"})
     theirs = other.http("POST", "/sessions/{sid}/workflows", body)
 
@@ -465,7 +469,9 @@ def test_the_brake_wants_a_word_that_it_knows(user: Client, body: Any) -> None:
 
 def test_the_brake_is_not_loosened_by_a_session(user: Client) -> None:
     workflow_id = adopt(user)
+    assert user.http("GET", "/autonomy", None, ACCESS).json == {"autonomy": "auto"}
     assert user.http("PUT", "/autonomy", {"autonomy": "observe"}, ACCESS).json == {"autonomy": "observe"}
+    assert user.http("GET", "/autonomy", None, ACCESS).json == {"autonomy": "observe"}
     try:
         user.send({"type": "set_autonomy", "workflowId": workflow_id, "autonomy": "auto"}).receive("autonomy_changed")
         answer = user.http("POST", "/callbacks/n8n/error", failure(workflow_id), SECRET)

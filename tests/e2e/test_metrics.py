@@ -26,6 +26,7 @@ COUNTERS = {
     "errors_total": metrics.ErrorType,
     "error_callbacks_total": metrics.Routed,
     "dead_letters_total": metrics.Reason,
+    "dead_letter_copies_total": metrics.CopyOutcome,
     "repairs_total": metrics.Outcome,
     "rate_limited_total": metrics.LimitName,
     "limiter_failures_total": metrics.LimitName,

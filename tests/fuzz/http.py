@@ -103,6 +103,8 @@ class HttpAttack:
                 ("GET", "/dead-letters", None),
                 ("GET", "/dead-letters/{any}", None),
                 ("POST", "/dead-letters/{any}/replay", {"sessionId": sid}),
+                ("GET", "/sessions/{sid}/workflows", None),
+                ("GET", "/autonomy", None),
                 ("PUT", "/autonomy", {"autonomy": "auto"}),
                 *(("GET", probe, None) for probe in ("/health", "/healthz", "/readyz", "/metrics", "/", "/ws")),
                 ("GET", "/{any}", None),

@@ -57,6 +57,7 @@ CHANGES = [
     "repair_proposed 1",
     "put:snapshot 1",
     "put:repair:trying 2",
+    "put:draft_write 1",
     "put:repair:trying:drafted 1",
     "put:intent:trial 1",
     "done:intent:trial 1",
@@ -348,4 +349,4 @@ def test_the_story_has_no_other_moments(stages: queue.Queue[Stage]) -> None:
         stages.put(stage)
 
 
-_OWN = {f"put:{kind}" for kind in ("repair", "case", "snapshot", "intent", "registration", "rollback")}
+_OWN = {f"put:{kind}" for kind in ("repair", "case", "snapshot", "intent", "registration", "rollback", "draft_write")}

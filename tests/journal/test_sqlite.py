@@ -8,6 +8,7 @@ import resource
 import shutil
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -197,6 +198,16 @@ def test_workers_that_start_at_once_on_a_new_file_all_come_up(source: str, path:
     assert [worker.returncode for worker in workers] == [0] * 6
     with closing(SqliteJournal(path)) as journal:
         assert journal.live_sessions() == 6
+
+
+def test_a_new_file_waits_for_whoever_is_making_it(path: Path) -> None:
+    """SQLite itself refuses the switch to a write-ahead log at once where somebody else is about to write."""
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as maker:
+        maker.execute("BEGIN IMMEDIATE")
+        done = threading.Timer(0.05, partial(maker.execute, "ROLLBACK"))
+        done.start()
+        SqliteJournal(path).close()
+        done.join()
 
 
 def test_the_write_ahead_log_does_not_grow_without_end(journal: SqliteJournal, path: Path) -> None:

@@ -82,7 +82,9 @@ def test_a_repair_is_counted_as_what_it_became(
     assert counts.grown == outcomes
 
 
-def test_a_case_counts_when_it_becomes_blocked_and_not_at_its_later_errors(journal: SqliteJournal) -> None:
+def test_a_case_is_counted_and_logged_when_it_becomes_blocked_and_not_at_its_later_errors(
+    journal: SqliteJournal, caplog: pytest.LogCaptureFixture
+) -> None:
     counts = Counts(metrics.repairs, metrics.Outcome)
     told = [events.repair_blocked("w1", "s", "It came back.")]
     journal.commit(
@@ -95,6 +97,9 @@ def test_a_case_counts_when_it_becomes_blocked_and_not_at_its_later_errors(journ
         journal.commit(Change(session_id=SESSION, puts=[case.put(count=case.count + 1)]))
 
     assert counts.grown == {"blocked": 1}
+    (line,) = (record for record in caplog.records if record.getMessage() == "repair blocked")
+    assert line.levelname == "WARNING"
+    assert {name: line.__dict__[name] for name in ("workflowId", "signature", "reason")} == told[0].data
 
 
 def test_what_was_refused_or_done_before_is_not_counted(journal: SqliteJournal) -> None:

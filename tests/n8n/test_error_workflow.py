@@ -256,16 +256,17 @@ def test_the_state_says_what_to_do(n8n, client):
     assert "another address" in error_workflow.state(client, callback_url="http://other.example").problem
 
 
-def test_its_id_is_remembered_for_a_while(n8n, client):
-    error_workflow_id = error_workflow.remembered(client)
+def test_its_state_is_remembered_for_a_while(n8n, client):
+    state = error_workflow.remembered(client, callback_url=URL)
     n8n.misbehave("status", status=401)
     with pytest.raises(N8nError):
-        error_workflow_id()
+        state()
     workflow_id = install(client).workflow_id
     before = len(n8n.requests)
 
-    assert error_workflow_id() == error_workflow_id() == workflow_id
-    assert len(n8n.requests) == before + 1
+    assert state() == state() == error_workflow.state(client, callback_url=URL)
+    assert state().workflow_id == workflow_id
+    assert len(n8n.requests) == before + 2
 
 
 # -- delivering, by the fake's hand

@@ -22,7 +22,8 @@ from typing import Any, Self, TypeVar
 from tests.support.projects import PROJECT, compile_project
 
 T = TypeVar("T")
-START_LIMIT_S = 15.0
+START_LIMIT_S = 30.0
+GONE_LIMIT_S = 3.0
 UNLIMITED = {
     **{f"RATE_LIMIT_{name}_PER_MINUTE": 0 for name in ("WS", "CALLBACKS", "MESSAGES", "HEALTH", "AUTH_FAILURES")},
     "HEAL_REPAIRS_PER_WORKFLOW_PER_DAY": 0,
@@ -145,6 +146,9 @@ class BridgeServer:
                 code = self.wait(limit_s=limit_s)
             except AssertionError:
                 killed = True
+        with contextlib.suppress(AssertionError):
+            # Those that were killed at the end of their grace may take a moment to go.
+            wait_for(lambda: not self.processes(), limit_s=GONE_LIMIT_S)
         left = self.processes()
         for pid in left:
             with contextlib.suppress(ProcessLookupError):

@@ -327,6 +327,30 @@ def test_a_turn_ends_its_calls_and_those_that_wait_do_not_begin(server):
     assert len(begun) == 4
 
 
+def test_a_call_that_takes_long_to_end_is_no_bug_of_its_turn(server, monkeypatch):
+    """The journal may be away while it gives back what it holds; or all of the worker was paused."""
+    monkeypatch.setattr("app.tools.server.END_CALLS_S", 0.05)
+    begun, go = Event(), Event()
+
+    def wait(arguments: Any) -> ToolResult:
+        begun.set()
+        try:
+            Event().wait()
+        finally:
+            go.wait()
+        return ToolResult("done")
+
+    access = server.open(FakeTurnTools(wait=wait))
+    running = gevent.spawn(call, server, access, "wait")
+    assert begun.wait(5)
+
+    server.close(access.token)
+
+    assert not running.dead
+    go.set()
+    running.get(timeout=10)
+
+
 def test_a_stopped_server_takes_no_more_connections(tools):
     server = ToolsServer()
     server.start()

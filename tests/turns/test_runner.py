@@ -12,6 +12,7 @@ from gevent.event import Event
 
 from app.agents import AgentEvent, Finished, TextDelta, TextFinal, TextReset, ToolFinished, ToolStarted, TurnRequest
 from app.errors import ClaudeExecutionError, JournalUnavailableError
+from app.turns.takeover import MAX_TAKEOVERS
 from tests.journal.steps import until
 from tests.support.agents import ScriptedAgent, never, raises, says, use, waits, yields
 from tests.turns.bench import Bench, elapsed_ms, two_nodes
@@ -295,23 +296,39 @@ def test_a_closed_session_stops_its_turn(bench: Bench) -> None:
     bench.idle(other)
 
 
-def test_a_turn_that_meets_a_journal_that_is_away_is_run_again(bench: Bench) -> None:
-    """Nothing is wrong with the input: it is not told to have failed."""
-    session_id = bench.session()
-    worker = bench.worker(ScriptedAgent(says("hello")))
-    commit, away = worker.journal.commit, [True]
+def away_at(journal, event_type: str, *, times: int) -> None:  # type: ignore[no-untyped-def]
+    """Let the journal refuse so many changes with an event of this type."""
+    commit, left = journal.commit, [None] * times
 
     def once_away(change):  # type: ignore[no-untyped-def]
-        if away and any(event.type == "assistant_message" for event in change.events):
-            away.pop()
+        if left and any(event.type == event_type for event in change.events):
+            left.pop()
             raise JournalUnavailableError("The journal did not answer in time.")
         return commit(change)
 
-    worker.journal.commit = once_away  # type: ignore[method-assign]
+    journal.commit = once_away
+
+
+def test_a_turn_that_meets_a_journal_that_is_away_is_run_again(bench: Bench) -> None:
+    """However often: nothing is wrong with the input, and no worker was lost."""
+    session_id, times = bench.session(), MAX_TAKEOVERS + 2
+    worker = bench.worker(ScriptedAgent(says("hello")))
+    away_at(worker.journal, "assistant_message", times=times)
     bench.say(session_id)
     bench.idle(session_id)
 
-    assert bench.outcomes(session_id) == ["interrupted", "completed"]
+    assert bench.outcomes(session_id) == ["interrupted"] * times + ["completed"]
+
+
+def test_a_turns_end_waits_for_a_journal_that_is_away(bench: Bench) -> None:
+    """Its agent is not asked again."""
+    session_id, agent = bench.session(), ScriptedAgent(says("hello"))
+    away_at(bench.worker(agent).journal, "turn_finished", times=2)
+    bench.say(session_id)
+    bench.idle(session_id)
+
+    assert bench.outcomes(session_id) == ["completed"]
+    assert len(agent.turns) == 1
 
 
 # -- tools ------------------------------------------------------------------------------------------

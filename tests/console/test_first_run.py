@@ -1,0 +1,29 @@
+"""What a newcomer sees: what is missing, and the whole story in a minute."""
+
+from __future__ import annotations
+
+from tests.console.rig import Console
+
+
+def test_a_newcomer_sees_what_is_missing_and_plays_the_drill_to_its_diff(console: Console) -> None:
+    setup = console.page.get_by_role("region", name="What is set up")
+    for missing in ("Agent is not set.", "n8n is not set.", "Callbacks is not set.", "Access is not set."):
+        setup.get_by_text(missing).wait_for()
+    setup.get_by_text("How to set it").first.click()
+    setup.get_by_text("ANTHROPIC_API_KEY").wait_for()
+    console.check_accessible()
+
+    console.button("Play the drill").click()
+    console.wait_live()
+    console.button("Break it").click()
+    console.chat.get_by_label("A workflow failed").get_by_text("Service unavailable").wait_for()
+    console.button("Look at the changes").click()
+    console.check_accessible()
+    repairs = console.page.get_by_role("tabpanel", name="Repairs")
+    repairs.get_by_text("retryOnFail").wait_for()
+    repairs.get_by_role("button", name="Approve and publish").click()
+
+    console.page.get_by_text("The repair is published, and an undo is kept.").wait_for()
+    workflow_id = console.http("GET", "")["workflows"][0]["workflowId"]
+    nodes = console.http("GET", f"/workflows/{workflow_id}")["nodes"]
+    assert [node["name"] for node in nodes if node.get("retryOnFail")] == ["HTTP Request"]
