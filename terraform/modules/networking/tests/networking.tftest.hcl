@@ -56,8 +56,22 @@ run "a_network_over_three_zones" {
     error_message = "Each zone needs a NAT gateway."
   }
   assert {
-    condition     = length(aws_route.private_internet) == 3 && alltrue([for route in aws_route.private_internet : route.destination_cidr_block == "0.0.0.0/0"])
-    error_message = "A private subnet has no way out."
+    condition = alltrue([
+      for zone in var.availability_zones : aws_route.private_internet[zone].destination_cidr_block == "0.0.0.0/0"
+      && aws_route.private_internet[zone].nat_gateway_id == aws_nat_gateway.this[zone].id
+      && aws_route.private_internet[zone].route_table_id == aws_route_table.private[zone].id
+      && aws_route_table_association.private[zone].route_table_id == aws_route_table.private[zone].id
+      && aws_route_table_association.private[zone].subnet_id == aws_subnet.private[zone].id
+      && aws_nat_gateway.this[zone].subnet_id == aws_subnet.public[zone].id
+    ])
+    error_message = "A private subnet's way out leads through another zone, or nowhere."
+  }
+  assert {
+    condition = aws_route.public_internet.gateway_id == aws_internet_gateway.this.id && alltrue([
+      for zone in var.availability_zones : aws_route_table_association.public[zone].subnet_id == aws_subnet.public[zone].id
+      && aws_route_table_association.public[zone].route_table_id == aws_route_table.public.id
+    ])
+    error_message = "A public subnet has no way to the internet."
   }
 
   # -- private subnets reach s3 and dynamodb without nat
