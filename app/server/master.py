@@ -17,6 +17,7 @@ from gunicorn.arbiter import Arbiter
 
 from .children import HERE, SETTINGS_LIMIT_S, last_line, run_child
 from .kept import Kept
+from .service_manager import tell_ready
 from .stages import DRAINING, RETRY_START_S, SERVING, STOP_SIGNALS, has_served
 
 RELOAD_CHECK_LIMIT_S = 30.0
@@ -45,7 +46,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def take_over(cls, server: Any, *, kept: Kept) -> None:
         """Make gunicorn's own master, which runs already, one of these.
 
-        :param kept: what outlives reloads; ``settings`` and ``served_fd`` of it are looked at.
+        :param kept: what outlives reloads; ``settings``, ``served_fd`` and ``notify_socket`` of it are looked at.
         """
         server.__class__, server.kept = cls, kept
 
@@ -53,7 +54,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         """One at a time, so that those behind it can be seen while it is handled."""
         changing = any(worker.age <= self.generation and not worker.leaving for worker in self.WORKERS.values())
         try:
-            found = self.SIG_QUEUE.get(timeout=RELOAD_LOOK_S if changing else timeout)
+            found = self.SIG_QUEUE.get(timeout=RELOAD_LOOK_S if changing or self.kept.notify_socket else timeout)
         except queue.Empty:
             return []
         return [] if found == self.WAKEUP_REQUEST else [found]
@@ -90,6 +91,9 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         for _ in range(self.num_workers - len(new)):
             self.spawn_worker()
         if sum(worker.state == SERVING for worker in new) >= self.num_workers:
+            if self.kept.notify_socket:
+                tell_ready(self.kept.notify_socket, self.log)
+                self.kept.notify_socket = ""
             old = [worker for worker in self.WORKERS.values() if worker.age <= self.generation]
             surplus = sorted(new, key=lambda worker: worker.age)[: len(new) - self.num_workers]
             for worker in (*old, *surplus):

@@ -480,6 +480,43 @@ def test_an_application_that_exits_as_it_is_loaded_ends_the_start(project: Path)
     assert any("ended while it was loaded" in line.get("exception", "") for line in server.log_lines(level="error"))
 
 
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[socket.socket]:
+    """Where a service manager waits to be told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(15)
+        yield listening
+
+
+def test_the_service_manager_is_told_when_workers_serve_and_not_before(
+    project: Path, supervisor: socket.socket
+) -> None:
+    (project / "wsgi.py").write_text(
+        "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.02)\n"
+        + TINY_APP.replace('VERSION = "one"', "VERSION = os.environ.get('NOTIFY_SOCKET', 'not handed on')")
+    )
+    server = BridgeServer({"NOTIFY_SOCKET": supervisor.getsockname(), "WEB_CONCURRENCY": 2}, project=project)
+    server.start(wait=False)
+    try:
+        wait_for(lambda: len(server.worker_pids()) == 2, what="workers that load")
+        supervisor.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            supervisor.recv(1000)
+        supervisor.settimeout(15)
+
+        (project / "go").touch()
+
+        assert b"READY=1" in supervisor.recv(1000).splitlines()
+        assert server.get("/version").json == {"version": "not handed on"}
+        server.hup()
+        supervisor.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            supervisor.recv(1000)
+    finally:
+        server.close()
+
+
 def check_config(project: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "gunicorn", "--check-config", "-c", "gunicorn.conf.py", "wsgi:app"],
