@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -372,6 +373,47 @@ def test_old_workers_stay_while_new_ones_cannot_come_up(server: BridgeServer) ->
     (server.project / "key").touch()
     wait_for(lambda: not set(old) & set(server.worker_pids()), what="only new workers")
     assert server.get("/version").json == {"version": "two"}
+
+
+@pytest.fixture
+def releases(tmp_path: Path) -> Iterator[tuple[BridgeServer, Path, Path]]:
+    """A server whose configuration is reached by a link to a release, that link, and the next release."""
+    one, two, current = tiny_project(tmp_path / "one"), tiny_project(tmp_path / "two"), tmp_path / "current"
+    (two / "wsgi.py").write_text(TINY_APP.replace('VERSION = "one"', 'VERSION = "two"'))
+    current.symlink_to(one)
+    # gunicorn goes back to the folder of its start at each reload, so that must be one that stays.
+    with BridgeServer(project=tmp_path, config=current / "gunicorn.conf.py") as server:
+        yield server, current, two
+
+
+def lead(link: Path, to: Path) -> None:
+    link.unlink()
+    link.symlink_to(to)
+
+
+def test_a_reload_brings_the_release_that_a_link_leads_to(releases: tuple[BridgeServer, Path, Path]) -> None:
+    server, current, two = releases
+    lead(current, two)
+    shutil.rmtree(current.parent / "one")  # old releases are tidied up
+
+    server.hup()
+
+    assert server.get("/version").json == {"version": "two"}
+    server.hup()
+    assert not server.log_lines(level="error")
+
+
+def test_a_reload_refuses_a_broken_release_that_a_link_leads_to(releases: tuple[BridgeServer, Path, Path]) -> None:
+    server, current, two = releases
+    workers = server.worker_pids()
+    (two / "wsgi.py").write_text("def broken(:\n")
+    lead(current, two)
+
+    server.hup(wait=False)
+
+    error = wait_for(lambda: server.log_lines(level="error"), what="an error line")[0]
+    assert error["message"].startswith("reload refused, the old workers stay: SyntaxError")
+    assert server.worker_pids() == workers
 
 
 @pytest.fixture
