@@ -113,32 +113,30 @@ class Outbox(Generic[Entry]):
         due = [entry for entry in found if not 0 < wait_s[entry.key] <= MOST_PAUSE_S]
         pool = Pool(AT_ONCE)
         try:
-            dealt_with = [pool.spawn(self._deliver, entry, self.send) for entry in due[:AT_ONCE_IN_ROUND]]
+            tried = [pool.spawn(self._deliver, entry, self.send) for entry in due[:AT_ONCE_IN_ROUND]]
             pool.join()
         finally:
             pool.kill(block=False)
-        if not all(one.value for one in dealt_with):
-            return None  # what could not be written now cannot be in a moment: with the next round by time
         if len(due) > AT_ONCE_IN_ROUND or (due and more):
-            return ROUND_PAUSE_S
+            # Where none was taken, the next ones would not be either: not hundreds of tries in each second.
+            return ROUND_PAUSE_S if any(one.value for one in tried) else None
         return min((left for left in wait_s.values() if left > 0), default=None)
 
     def _deliver(self, entry: Entry, send: Callable[[Entry], Answer | None]) -> bool:
-        """Whether something has become of it that the journal knows of."""
+        """Whether it is on its way no longer, or another worker's."""
         with context.bind(**entry.ids):
             try:
-                self._try(entry, send)
+                return self._try(entry, send)
             except StaleDocumentError:
                 return True  # another worker has it
             except BaseError as exc:
                 log.warning("%s was not dealt with: %s", self.noun, exc)
                 return False
-            return True
 
-    def _try(self, entry: Entry, send: Callable[[Entry], Answer | None]) -> None:
+    def _try(self, entry: Entry, send: Callable[[Entry], Answer | None]) -> bool:
         if entry.tries > len(self.pauses_s):
             self._give_up(entry, "its last try was lost with its worker")
-            return
+            return True
         claimed = self._put_back(entry, self.held_s, tries=entry.tries + 1)
         answer = self._send(claimed, send)
         if answer is None:
@@ -154,6 +152,8 @@ class Outbox(Generic[Entry]):
             self._put_back(claimed, pause_s, tries=claimed.tries)
             self.count("failed")
             log.warning("%s was not taken: %s", self.noun, answer.failed, extra=_shown(claimed))
+            return False
+        return True
 
     def _send(self, entry: Entry, send: Callable[[Entry], Answer | None]) -> Answer | None:
         try:

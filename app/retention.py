@@ -74,9 +74,9 @@ class Retention:
         while forgotten := self._journal.forget(before=before):
             self._removed["keys"] += forgotten
             yield
-        yield from self._documents(DeadLetter.KIND, before, lambda _: True, at_once=LARGE_AT_ONCE)
-        # Of a time with a DEAD_LETTER_URL: without one nobody delivers them.
-        yield from self._documents(LetterCopy.KIND, before, lambda _: True)
+        # Of a time with a DEAD_LETTER_URL: without one nobody delivers them, with one each is written anew every hour.
+        yield from self._documents(LetterCopy.KIND, work_before, lambda _: True)
+        yield from self._documents(DeadLetter.KIND, before, self._is_copied, at_once=LARGE_AT_ONCE)
         yield from self._documents(Intent.KIND, work_before, lambda _: True)
         yield from self._documents(ChildFailure.KIND, work_before, lambda _: True)
         yield from self._documents(DraftWrite.KIND, work_before, lambda _: True)
@@ -96,6 +96,9 @@ class Retention:
             last = found[-1]
             self._delete([Delete(kind, d.key, d.version) for d in found if may_go(d)])
             yield
+
+    def _is_copied(self, letter: Document) -> bool:
+        return LetterCopy.get(self._journal, letter.key) is None
 
     def _is_done_with(self, document: Document) -> bool:
         repair = Repair.of(document)

@@ -91,10 +91,25 @@ def test_many_that_are_never_taken_keep_no_other_from_its_turn(post: Post, monke
     post.refuse = lambda name: "no" if name.startswith("bad") else ""
     post.owe("bad1", "bad2", "bad3", "good1", "bad4", "bad5", "bad6", "bad7", "good2")
 
-    post.rounds()
+    for _ in range(9):
+        post.round()
 
     assert {"good1", "good2"} < set(post.sent)
     assert len(post.sent) == len(set(post.sent)) == 9
+
+
+def test_a_receiver_that_takes_none_gets_no_more_than_a_round_by_time(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand that wait would be hundreds of tries in each second, and as many lines."""
+    monkeypatch.setattr(outbox, "AT_ONCE_IN_ROUND", 2)
+    post.owe("a", "b", "c", "d", "e")
+    post.refuse = lambda name: "no"
+    assert post.round() is None
+
+    post.refuse = lambda name: ""
+    assert post.round() == outbox.ROUND_PAUSE_S
+    assert sorted(post.sent) == ["a", "b", "c", "d"]
 
 
 def test_a_bug_costs_an_entry_one_try_and_one_pause(post: Post, caplog: pytest.LogCaptureFixture) -> None:

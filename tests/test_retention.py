@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from app.callbacks.copies import Copy, copies, with_copies
 from app.journal import Change, Delete, NewEvent, Once, OpenSession, Put
 from app.journal.records import Case, DeadLetter, Registration, Repair, RepairState, Rollback, Snapshot
 from app.journal.sqlite import SqliteJournal
 from app.n8n import drafts
+from app.outbox import Answer
 from app.retention import EVENTS_AT_ONCE, Retention
 from app.turns import transcripts
 
@@ -196,6 +198,37 @@ def test_dead_letters_and_idempotency_keys_go(journal: SqliteJournal) -> None:
     forget(journal)
 
     assert everything(journal) == {}
+
+
+def test_a_letter_whose_copy_is_owed_stays_until_that_is_taken_or_given_up(journal: SqliteJournal) -> None:
+    """A store may be away for longer than a short retention."""
+    letter = DeadLetter(dead_letter_id="d", reason="no_session")
+    journal.commit(with_copies(Change(puts=[letter.put()])))
+    forget(journal)
+    assert DeadLetter.get(journal, "d") is not None
+
+    store = Store()
+    copies(journal, store).round()
+    assert store.kept == ["d"]
+    forget(journal)
+
+    assert everything(journal) == {}
+
+
+class Store:
+    """Takes every copy."""
+
+    limit_s = 1.0
+
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+
+    def open(self) -> None:
+        """It is."""
+
+    def keep(self, copy: Copy) -> Answer:
+        self.kept.append(copy.id)
+        return Answer()
 
 
 def test_long_logs_go_in_steps_that_are_small(journal: SqliteJournal) -> None:

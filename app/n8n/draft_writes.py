@@ -41,9 +41,10 @@ class DraftWrites:
         write = _write(present, kept, hash=contents_hash(shown))
 
         def note() -> DraftWrite | None:
-            known = {one.key: one for one in DraftWrite.find(self.journal, write.labels[0])}
-            same = known.pop(write.key, None)
-            puts = [other.put(instead=kept) for other in known.values() if other.instead != kept]
+            # By its key: one that the version before has noted has no label.
+            same = DraftWrite.get(self.journal, write.key)
+            known = DraftWrite.find(self.journal, write.labels[0])
+            puts = [one.put(instead=kept) for one in known if one.key != write.key and one.instead != kept]
             if instead is None:
                 self.journal.commit(Change(puts=puts, fences=fences))
                 return None

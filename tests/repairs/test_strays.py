@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,19 @@ def test_an_n8n_that_is_away_for_long_leaves_one_note(place: Place) -> None:
         place.lose(proposal, instead=before)
 
     assert len(DraftWrite.find(place.journal)) == 1
+
+
+def test_a_note_of_the_version_before_is_known_again(place: Place) -> None:
+    """It has no label."""
+    before, proposal = editable(place.shown()), place.to(FIXED)
+    place.lose(proposal, instead=before)
+    (noted,) = DraftWrite.find(place.journal)
+    place.journal.commit(Change(puts=[replace(noted.put(), groups=())]))
+
+    place.lose(proposal, instead=before)
+
+    (noted,) = DraftWrite.find(place.journal)
+    assert noted.repeated
 
 
 def test_what_a_person_has_saved_since_is_left(place: Place) -> None:
