@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for servers; a file stays in one process, for its servers are shared by its tests.
 TEST_PROCESSES ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help install run test screenshots fuzz consistency bench lint fmt check lock docs audit sbom clean python n8n down test-n8n image image-test terraform-test programs
+.PHONY: help install run test screenshots fuzz consistency bench lint fmt check lock docs audit sbom clean python n8n down test-n8n image image-test terraform-test ansible-lint ansible-test programs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-14s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -53,6 +53,12 @@ image-test: image .venv/.dev ## the tests of that image, in real containers
 terraform-test: .venv-terraform/.done ## terraform/: format, validate, tests, simulated apply, policy scan; needs terraform
 	@dev/terraform_test.sh
 
+ansible-lint: .venv-ansible/.done ## syntax and rules of ansible/
+	@dev/ansible.sh lint
+
+ansible-test: ## its playbooks on a throw-away Debian with systemd, under load; root, ten minutes
+	@dev/ansible.sh test
+
 lint: .venv/.dev ## ruff's rules
 	@$(BIN)/ruff check .
 
@@ -66,7 +72,7 @@ check: .venv/.dev ## rules, format and types; changes nothing
 	@$(BIN)/mypy
 
 lock: .venv/.dev ## write the locks anew from requirements*.txt
-	@for name in requirements requirements-dev requirements-terraform; do \
+	@for name in requirements requirements-dev requirements-terraform requirements-ansible; do \
 		$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 			--no-emit-index-url $$name.txt -o $$name.lock || exit 1; \
 	done
@@ -82,7 +88,7 @@ sbom: .venv/.dev ## what is shipped, as CycloneDX: var/sbom.cdx.json
 	@$(BIN)/python -m dev.sbom
 
 clean: ## remove .venv and caches; var/ with the journal stays
-	@rm -rf .venv .venv-terraform .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-terraform .venv-ansible .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 python:
@@ -109,8 +115,8 @@ programs: # that tests start beside the bridge
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
-.venv-terraform/.done: requirements-terraform.lock | python
-	@echo "installing into .venv-terraform ..."
-	@test -x .venv-terraform/bin/pip || $(PYTHON) -m venv .venv-terraform
-	@.venv-terraform/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+.venv-terraform/.done .venv-ansible/.done: .venv-%/.done: requirements-%.lock | python
+	@echo "installing into .venv-$* ..."
+	@test -x .venv-$*/bin/pip || $(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@

@@ -55,8 +55,12 @@ if not CHECKING:
 from bridge_server.access_log import JsonLogger
 from bridge_server.master import Master
 from bridge_server.metrics_folder import make_metrics_folder
+from bridge_server.service_manager import take_socket
 from bridge_server.start import checked_settings
 from bridge_server.worker import DrainWorker as Worker
+
+if not hasattr(kept, "notify_socket"):
+    kept.notify_socket = take_socket()
 
 os.chdir(HERE)
 settings = checked_settings(kept)

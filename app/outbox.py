@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Generic, Literal, TypeVar
 
 from gevent.pool import Pool
@@ -25,7 +26,11 @@ AT_ONCE_IN_ROUND = 50
 """At most so many in one round, so that one with a receiver that hangs ends, too."""
 ROUND_PAUSE_S = 0.1
 MAX_SEEN = 1_000
+"""Of the newest, and, where there are more, of those that nobody has written for longest: so each has its turn."""
 MAX_PAUSE_S = 43_200.0
+MOST_PAUSE_S = 1.1 * MAX_PAUSE_S
+AHEAD = timedelta(days=365)
+"""No clock is so wrong that what is written by it now would be later."""
 
 Outcome = Literal["delivered", "failed", "given_up"]
 
@@ -98,36 +103,44 @@ class Outbox(Generic[Entry]):
             if found:
                 self.journal.commit(Change(deletes=[Delete(self.kind.KIND, one.key) for one in found]))
             return None
-        now = time.time()
-        due = [entry for entry in found if entry.due_at_s <= now]
+        now, more = time.time(), len(found) == MAX_SEEN
+        if more:
+            known = {entry.key for entry in found}
+            waited = self.journal.find_stale(self.kind.KIND, before=datetime.now(UTC) + AHEAD, limit=MAX_SEEN)
+            found[:0] = [self.kind.of(one) for one in waited if one.key not in known]
+        # One that is due later than any pause lasts was put back by a clock that was wrong.
+        wait_s = {entry.key: entry.due_at_s - now for entry in found}
+        due = [entry for entry in found if not 0 < wait_s[entry.key] <= MOST_PAUSE_S]
         pool = Pool(AT_ONCE)
         try:
-            for entry in due[:AT_ONCE_IN_ROUND]:
-                pool.spawn(self._deliver, entry, self.send)
+            dealt_with = [pool.spawn(self._deliver, entry, self.send) for entry in due[:AT_ONCE_IN_ROUND]]
             pool.join()
         finally:
             pool.kill(block=False)
-        if len(due) > AT_ONCE_IN_ROUND:
+        if not all(one.value for one in dealt_with):
+            return None  # what could not be written now cannot be in a moment: with the next round by time
+        if len(due) > AT_ONCE_IN_ROUND or (due and more):
             return ROUND_PAUSE_S
-        return min((max(0.0, one.due_at_s - now) for one in found if one.due_at_s > now), default=None)
+        return min((left for left in wait_s.values() if left > 0), default=None)
 
-    def _deliver(self, entry: Entry, send: Callable[[Entry], Answer | None]) -> None:
+    def _deliver(self, entry: Entry, send: Callable[[Entry], Answer | None]) -> bool:
+        """Whether something has become of it that the journal knows of."""
         with context.bind(**entry.ids):
             try:
                 self._try(entry, send)
             except StaleDocumentError:
-                return  # another worker has it
+                return True  # another worker has it
             except BaseError as exc:
                 log.warning("%s was not dealt with: %s", self.noun, exc)
-            except Exception:
-                log.exception("%s failed by a bug", self.noun)
+                return False
+            return True
 
     def _try(self, entry: Entry, send: Callable[[Entry], Answer | None]) -> None:
         if entry.tries > len(self.pauses_s):
             self._give_up(entry, "its last try was lost with its worker")
             return
         claimed = self._put_back(entry, self.held_s, tries=entry.tries + 1)
-        answer = send(claimed)
+        answer = self._send(claimed, send)
         if answer is None:
             self._remove(claimed)
         elif not answer.failed:
@@ -141,6 +154,16 @@ class Outbox(Generic[Entry]):
             self._put_back(claimed, pause_s, tries=claimed.tries)
             self.count("failed")
             log.warning("%s was not taken: %s", self.noun, answer.failed, extra=_shown(claimed))
+
+    def _send(self, entry: Entry, send: Callable[[Entry], Answer | None]) -> Answer | None:
+        try:
+            return send(entry)
+        except BaseError:
+            raise
+        except Exception:
+            # Of whatever kind it is: its pauses are kept, or its tries would be used up within the hour.
+            log.exception("%s failed by a bug", self.noun)
+            return Answer("it failed by a bug")
 
     def _put_back(self, entry: Entry, pause_s: float, *, tries: int) -> Entry:
         """Nobody sends it before that.

@@ -378,6 +378,9 @@ def load(environ: Mapping[str, str] | None = None, env_file: str | Path | None =
         raise ConfigError("ANTHROPIC_API_KEY must be set where AGENT=claude")
     if bool(settings.aws_access_key_id) != bool(settings.aws_secret_access_key):
         raise ConfigError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set both or neither")
+    if settings.aws_session_token and not settings.aws_access_key_id:
+        # boto3 would sign with no key at all, whatever role there is.
+        raise ConfigError("AWS_SESSION_TOKEN must be set with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY only")
     return settings
 
 

@@ -36,7 +36,7 @@ LAST_REQUEST_TIMEOUT_S = 1.0
 MAX_ANSWER_BYTES = 64 * 1024
 _NOTE_BYTES = 32
 _ASKED = -1.0
-"""Noted before it is known whether it was renewed."""
+"""Noted where it is not known whether there is one: it was asked for, or given back, and nothing was answered yet."""
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ class TaskProtection:
     def _look(self, now: float) -> None:
         if self._busy():
             self._quiet_at = now
-            if now >= self._retry_at and self._hold():
+            # Held also where the agent is not to be asked yet: there may be a protection that others would release.
+            if self._hold() and now >= self._retry_at:
                 self._protect(now)
         elif self._fd is not None and now - self._quiet_at >= QUIET_S:
             self._give_back(REQUEST_TIMEOUT_S)
@@ -127,6 +128,8 @@ class TaskProtection:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _read(fd) is None or self._folder is None:
                 return
+            # Should its answer be lost it may be released all the same: the next turn is not to rely on the note.
+            _write(fd, _ASKED)
             failed = self._put(False, timeout_s)
             if failed:
                 log.warning("the task's protection was not released, and runs out by itself: %s", failed)

@@ -18,6 +18,7 @@ from typing import Any
 import gevent.socket
 
 PROJECT = Path(__file__).resolve().parents[1]
+START_LIMIT_S = 30.0
 OPEN_LIMITS = {
     "RATE_LIMIT_WS_PER_MINUTE": "0",
     "RATE_LIMIT_CALLBACKS_PER_MINUTE": "0",
@@ -58,6 +59,8 @@ def running_server(journal: Path | None = None, app: str = "wsgi:app", **setting
             )
         try:
             wait_for(port, process)
+            if app == "wsgi:app":
+                _wait_for_workers(process.pid, Path(folder, "log"))
             yield port, process.pid
         finally:
             process.send_signal(signal.SIGTERM)
@@ -207,7 +210,7 @@ def free_port() -> int:
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     """Until it accepts connections."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
@@ -216,3 +219,14 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
         else:
             return
     raise RuntimeError("the server did not start")
+
+
+def _wait_for_workers(master: int, log: Path) -> None:
+    """The master accepts before they serve; what is measured is not to have their start in it."""
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline:
+        workers = len(family(master)) - 1
+        if 0 < workers <= log.read_text(errors="replace").count('"worker started"'):
+            return
+        time.sleep(0.05)
+    raise RuntimeError("the workers did not start")

@@ -32,7 +32,8 @@ class Reference:
         port = free_port()
         own = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PORT": str(port), **environment}
         argv = ["node", "server.js"]
-        process = subprocess.Popen(argv, cwd=self.folder, env=own, stdout=subprocess.DEVNULL)
+        # A session of its own, as the bridge has: the kernel may divide processor time by them.
+        process = subprocess.Popen(argv, cwd=self.folder, env=own, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
             wait_for(port, process)
             yield port, process.pid

@@ -25,6 +25,7 @@ SECRETS = [
 BESIDE: dict[str, dict[str, str]] = {
     "AWS_ACCESS_KEY_ID": {"AWS_SECRET_ACCESS_KEY": "x"},
     "AWS_SECRET_ACCESS_KEY": {"AWS_ACCESS_KEY_ID": "x"},
+    "AWS_SESSION_TOKEN": {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"},
 }
 
 
@@ -385,6 +386,11 @@ def test_the_agent_follows_from_the_key_unless_it_is_named() -> None:
 def test_claude_without_a_key_is_refused() -> None:
     with pytest.raises(ConfigError, match="ANTHROPIC_API_KEY"):
         load({"AGENT": "claude"}, "/dev/null")
+
+
+def test_a_session_token_without_its_credentials_is_refused() -> None:
+    """It would be in the place of a role's, with no key to sign with."""
+    assert refusal(AWS_SESSION_TOKEN="x").startswith("AWS_SESSION_TOKEN must be set with")
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])

@@ -42,6 +42,8 @@ CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 20.0
 """Of a write in all: credentials, the look-up of the host, the request."""
+OPEN_TIMEOUT_S = 5.0
+"""A worker that starts waits no longer for the first credentials: a role's may have to be asked for."""
 MAX_ITEM_BODY_BYTES = 350_000
 """An item may have 400 KB. Of a longer body the two ends are kept, as the journal does with what is too large."""
 KEPT_ENDS_BYTES = 32_768
@@ -56,7 +58,7 @@ class AwsStore:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """:raises ConfigError: the region is not known, or the profile."""
+        """:raises ConfigError: the region is not known, or the profile; AWS's own files cannot be read."""
         # At debug level they tell headers, among them the session token, and where the task's credentials are had.
         for name in ("boto3", "botocore", "urllib3"):
             logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger(name).level))
@@ -76,15 +78,27 @@ class AwsStore:
             )
         except ProfileNotFound:
             raise ConfigError("AWS_PROFILE must be the name of a profile that is there") from None
+        except BotoCoreError as exc:
+            raise ConfigError(
+                f"AWS's own configuration must be readable where DEAD_LETTER_URL is set: {_reason(exc)}"
+            ) from None
         if not self._session.region_name:
             raise ConfigError("AWS_REGION must be set where DEAD_LETTER_URL is")
 
     def open(self) -> None:
-        """Make the client; where that cannot be now, each write tries again."""
+        """Make the client; where that cannot be now, each write tries again.
+
+        :raises ConfigError: it never can be.
+        """
         try:
-            self._connected()
+            with gevent.Timeout(OPEN_TIMEOUT_S, False):
+                self._connected()
+                return
+            log.warning("dead letters are not copied yet: it took too long")
         except BotoCoreError as exc:
             log.warning("dead letters are not copied yet: %s", _reason(exc))
+        except ValueError:  # of AWS's own variables; ours was checked
+            raise ConfigError("AWS_ENDPOINT_URL_S3 and the like must be addresses, where they are set") from None
 
     def keep(self, copy: Copy) -> Answer:
         # Said to botocore, too, whose own limits hold where nothing is patched, and for each step alone.

@@ -314,8 +314,8 @@ class DraftWrite(Record):
         whatever becomes of this one.
     :ivar hash: of the nodes and connections that are sent; empty: a chat's, which only its version tells.
     :ivar version_id: what n8n has made of it, where its writer came to know.
-    :ivar instead: name, nodes, connections and settings that are to be there in its place; where the workflow runs and
-        it is no chat's, what runs then.
+    :ivar instead: name, nodes, connections and settings that are to be there in its place, by whatever was written
+        last; where the workflow runs and it is no chat's, what runs then.
     """
 
     KIND = "draft_write"
@@ -330,6 +330,10 @@ class DraftWrite(Record):
     def key(self) -> str:
         # One for each content, however often n8n is away while it is written.
         return f"{self.workflow_id}:{self.hash or self.version_id}"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (f"workflow:{self.workflow_id}",)
 
 
 DECISIONS = "decisions"

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.errors import LeaseLostError, StaleDocumentError
+from app.errors import LeaseLostError
 from app.journal import Change, Delete, Journal, Lease
-from app.journal.records import DECISIONS, DraftWrite
+from app.journal.records import DECISIONS, DraftWrite, retry_stale
 from app.n8n import Workflow
 from app.n8n.workflows import contents_hash, editable
 
@@ -33,17 +33,26 @@ class DraftWrites:
 
         :raises LeaseLostError: somebody else is in charge now.
         """
-        if instead is None or not fences:
-            if fences:
-                self.journal.commit(Change(fences=fences))
+        if not fences:
             return None
-        write = _write(present, dict(instead), hash=contents_hash(self.shown({**present, **wanted})))
-        try:
-            self.journal.commit(Change(puts=[write.put()], fences=fences))
-        except StaleDocumentError:
-            write = replace(write, repeated=True)
-            self.journal.commit(Change(puts=[replace(write.put(), expect=None)], fences=fences))
-        return write
+        shown = self.shown({**present, **wanted})
+        # Of this write, and of those before it that may come still: what is there now is to be there then.
+        kept = dict(instead) if instead is not None else editable(shown)
+        write = _write(present, kept, hash=contents_hash(shown))
+
+        def note() -> DraftWrite | None:
+            known = {one.key: one for one in DraftWrite.find(self.journal, write.labels[0])}
+            same = known.pop(write.key, None)
+            puts = [other.put(instead=kept) for other in known.values() if other.instead != kept]
+            if instead is None:
+                self.journal.commit(Change(puts=puts, fences=fences))
+                return None
+            new = replace(write, repeated=same is not None, version=same.version if same else 0)
+            self.journal.commit(Change(puts=[new.put(), *puts], fences=fences))
+            return new
+
+        noted: DraftWrite | None = retry_stale(note)
+        return noted
 
     def end(self, write: DraftWrite | None, present: Workflow, version_id: str, *, fences: Sequence[Lease]) -> None:
         """Look at the leases again: this worker may have been paused right before it sent what n8n has done now.

@@ -20,14 +20,16 @@ PR_SET_PDEATHSIG = 1
 libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def run_child(*argv: str, limit_s: float, wanted: Callable[[], bool] = lambda: True) -> tuple[int, str, str]:
-    """Run a program in ``HERE``; gives its exit code, stdout and stderr.
+def run_child(
+    *argv: str, limit_s: float, wanted: Callable[[], bool] = lambda: True, folder: Path = HERE
+) -> tuple[int, str, str]:
+    """Run a program in ``folder``; gives its exit code, stdout and stderr.
 
     It ends early, with code -1, when the time is up or it is not ``wanted`` any more.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
-        child = subprocess.Popen(argv, cwd=HERE, process_group=0, preexec_fn=end_with_parent, **streams)
+        child = subprocess.Popen(argv, cwd=folder, process_group=0, preexec_fn=end_with_parent, **streams)
         deadline = time.monotonic() + limit_s
         while child.poll() is None:
             if time.monotonic() > deadline or not wanted():

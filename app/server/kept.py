@@ -12,6 +12,7 @@ class Kept(Protocol):
     :ivar served_fd: of a file that all workers share; not empty: one of them has come up.
     :ivar dropped_fd: of the file that counts the log lines which the master dropped.
     :ivar metrics_lock_fd: keeps ``metrics_folder`` ours.
+    :ivar notify_socket: where systemd waits to be told that the bridge serves; empty: nobody waits (any more).
     :ivar own_metrics_folder: the same, where it goes with the server; else it is not there.
     """
 
@@ -19,6 +20,7 @@ class Kept(Protocol):
     lock_fd: int
     served_fd: int
     dropped_fd: int
+    notify_socket: str
     metrics_folder: Path
     metrics_lock_fd: int | None
     own_metrics_folder: Path

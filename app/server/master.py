@@ -9,14 +9,17 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from gevent import monkey
 from gunicorn import util
 from gunicorn.arbiter import Arbiter
 
-from .children import HERE, SETTINGS_LIMIT_S, last_line, run_child
+from .children import SETTINGS_LIMIT_S, last_line, run_child
 from .kept import Kept
+from .service_manager import tell_ready
 from .stages import DRAINING, RETRY_START_S, SERVING, STOP_SIGNALS, has_served
 
 RELOAD_CHECK_LIMIT_S = 30.0
@@ -45,7 +48,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def take_over(cls, server: Any, *, kept: Kept) -> None:
         """Make gunicorn's own master, which runs already, one of these.
 
-        :param kept: what outlives reloads; ``settings`` and ``served_fd`` of it are looked at.
+        :param kept: what outlives reloads; ``settings``, ``served_fd`` and ``notify_socket`` of it are looked at.
         """
         server.__class__, server.kept = cls, kept
 
@@ -53,7 +56,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         """One at a time, so that those behind it can be seen while it is handled."""
         changing = any(worker.age <= self.generation and not worker.leaving for worker in self.WORKERS.values())
         try:
-            found = self.SIG_QUEUE.get(timeout=RELOAD_LOOK_S if changing else timeout)
+            found = self.SIG_QUEUE.get(timeout=RELOAD_LOOK_S if changing or self.kept.notify_socket else timeout)
         except queue.Empty:
             return []
         return [] if found == self.WAKEUP_REQUEST else [found]
@@ -66,6 +69,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
         reason = self._reason_against_reload(wanted)
         if not reason:
+            os.chdir(self._conf.parent)  # gunicorn asks for its folder, and that of the last release may be gone
             super().handle_hup()
         elif wanted():
             self.log.error("reload refused, the old workers stay: %s", reason)
@@ -90,6 +94,9 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         for _ in range(self.num_workers - len(new)):
             self.spawn_worker()
         if sum(worker.state == SERVING for worker in new) >= self.num_workers:
+            if self.kept.notify_socket:
+                tell_ready(self.kept.notify_socket, self.log)
+                self.kept.notify_socket = ""
             old = [worker for worker in self.WORKERS.values() if worker.age <= self.generation]
             surplus = sorted(new, key=lambda worker: worker.age)[: len(new) - self.num_workers]
             for worker in (*old, *surplus):
@@ -111,8 +118,14 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
+    @property
+    def _conf(self) -> Path:
+        """``gunicorn.conf.py``, where its path leads now: a link may lead to another release than at the start."""
+        return Path(self.cfg.config).resolve()
+
     def _reason_against_reload(self, wanted: Callable[[], bool]) -> str:
-        code, out, err = run_child(sys.executable, "-m", "app.settings", limit_s=SETTINGS_LIMIT_S, wanted=wanted)
+        look = partial(run_child, sys.executable, wanted=wanted, folder=self._conf.parent)
+        code, out, err = look("-m", "app.settings", limit_s=SETTINGS_LIMIT_S)
         if code:
             return last_line(err)
         bind = json.loads(out)["bind"]
@@ -123,8 +136,8 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
                 socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
             except OSError as exc:
                 return f"BIND: cannot listen on {bind}: {os.strerror(exc.errno) if exc.errno else exc}"
-        argv = [sys.executable, "-c", LOAD, "--check-config", "-c", str(HERE / "gunicorn.conf.py"), self.app.app_uri]
-        code, out, err = run_child(*argv, limit_s=RELOAD_CHECK_LIMIT_S, wanted=wanted)
+        argv = ["-c", LOAD, "--check-config", "-c", str(self._conf), self.app.app_uri]
+        code, out, err = look(*argv, limit_s=RELOAD_CHECK_LIMIT_S)
         if code == 0 and last_line(out) != "loaded":
             return "the application ended while it was loaded"
         return last_line(err) if code else ""

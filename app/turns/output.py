@@ -11,7 +11,7 @@ from gevent.lock import RLock
 
 from app.agents import AgentEvent, TextDelta, TextFinal, TextReset, ToolFinished, ToolRefused, ToolStarted
 from app.errors import BaseError, LeaseLostError
-from app.journal import Change, Journal, Lease, NewEvent, Postpone, Put, StartInput, events
+from app.journal import Change, Journal, Lease, NewEvent, Once, Postpone, Put, StartInput, events
 from app.repairs.refusals import Refusals
 from app.telemetry.redaction import redact, redact_text
 from app.turns.shown_text import ShownText
@@ -117,6 +117,8 @@ class TurnOutput:
                 answer=answer,
                 start=park,
                 postpone=postpone,
+                # A parked input can be parked again: what went without an answer and was done must not be done twice.
+                once=Once(f"parked:{self._turn_id}") if park is not None else None,
                 fences=[self._lease],
             )
             self._journal.commit(change)

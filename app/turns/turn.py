@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import gevent
 from gevent.event import Event as GreenEvent
@@ -35,6 +35,13 @@ JOURNAL_BACK_S = 20.0
 """So long a turn's end waits for a journal that is away; then whoever claims its input next ends it."""
 
 StopReason = Literal["cancelled", "timeout", "drained", "lost", "n8n_away", "journal_away"]
+_INTERRUPTED: dict[StopReason | None, str | None] = {
+    "drained": None,
+    "n8n_away": "n8n is away; this goes on when it is back.",
+    "journal_away": "The journal was away.",
+}
+"""What ends a turn and not its input, and what is told of it."""
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -165,11 +172,7 @@ class Turns:
             self.leases.pop(session_id, None)
         if running.stop == "lost":
             raise LeaseLostError("The lease ran out.")
-        away = opening is not None and running.stop is None and tools.n8n_was_away
-        if away and opening is not None and self.attempts.is_open(opening.repair_id):
-            # Not the agent's failure: with n8n back the same attempt goes on.
-            running.stop_for("n8n_away")
-        self._finish(running, output, finished, opening)
+        self._finish(running, output, finished, opening, n8n_was_away=tools.n8n_was_away)
 
     def _supervise(
         self, running: RunningTurn, request: TurnRequest, output: TurnOutput, first: Callable[[], bool] | None
@@ -219,33 +222,28 @@ class Turns:
         pending = self.journal.pending(running.claim.input.session_id)
         return next((found for found in pending if found.turn_id == running.turn_id), None)
 
-    def _finish(self, running: RunningTurn, output: TurnOutput, finished: Finished, opening: Opening | None) -> None:
-        claim, turn_id = running.claim, running.turn_id
-        error = redact_text(finished.error) if finished.error else None
-        outcome: str = finished.outcome
-        if running.stop == "cancelled":
-            outcome, error = "cancelled", None
-        elif running.stop == "timeout":
-            error = f"It took longer than {self.timeout_s:g} s."
-        elif running.stop == "drained":
-            # Parking would forget a cancel that came while the turn was being stopped.
-            mine = self._input_of(running)
-            outcome, error = ("cancelled" if mine and mine.cancelled else "interrupted"), None
-        elif running.stop == "n8n_away":
-            outcome, error = "interrupted", "n8n is away; this goes on when it is back."
-        elif running.stop == "journal_away":
-            outcome, error = "interrupted", "The journal was away."
-        end = events.turn_finished(
-            outcome,
-            turn_id=turn_id,
-            duration_ms=running.duration_ms,
-            cost_usd=finished.cost_usd,
-            error=error,
-            repair_id=opening.repair_id if opening else None,
-        )
-        input_id = claim.input.input_id
+    def _finish(
+        self,
+        running: RunningTurn,
+        output: TurnOutput,
+        finished: Finished,
+        opening: Opening | None,
+        *,
+        n8n_was_away: bool,
+    ) -> None:
+        claim, turn_id, input_id = running.claim, running.turn_id, running.claim.input.input_id
 
-        def finish() -> None:
+        def finish() -> tuple[str, str | None]:
+            # All of it anew at each try: while the journal is away a person may cancel.
+            outcome, error = self._outcome(running, finished, opening, n8n_was_away=n8n_was_away)
+            end = events.turn_finished(
+                outcome,
+                turn_id=turn_id,
+                duration_ms=running.duration_ms,
+                cost_usd=finished.cost_usd,
+                error=error,
+                repair_id=opening.repair_id if opening else None,
+            )
             if opening is not None and (cost_usd := finished.cost_usd) is not None:
                 self.attempts.note_cost(opening.repair_id, turn_id=turn_id, cost_usd=cost_usd, lease=claim.lease)
             if outcome == "interrupted":
@@ -254,8 +252,11 @@ class Turns:
                 if opening is not None and running.stop == "n8n_away":
                     puts, later_s = self.attempts.put_off(opening.repair_id)
                     later = Postpone(input_id, later_s)
+                elif running.stop == "journal_away":
+                    # Nothing else limits how often it is run again, and each time its agent is asked, and paid.
+                    later = Postpone(input_id, AWAY_S)
                 output.finish([end], puts=puts, park=StartInput(input_id, None, running.takeovers), postpone=later)
-                return
+                return outcome, error
             more: tuple[list[NewEvent], list[Put]] = ([], [])
             if opening is not None:
                 reason = "It was cancelled." if outcome == "cancelled" else error or "The agent proposed no change."
@@ -263,11 +264,31 @@ class Turns:
                     opening.repair_id, reason=reason, turn_id=turn_id, completed=outcome == "completed"
                 )
             output.finish([*more[0], end], puts=more[1], answer=input_id)
+            return outcome, error
 
-        self._insist(running, finish)
+        outcome, error = self._insist(running, finish)
         self._tell_end(running, outcome, error)
 
-    def _insist(self, running: RunningTurn, finish: Callable[[], None]) -> None:
+    def _outcome(
+        self, running: RunningTurn, finished: Finished, opening: Opening | None, *, n8n_was_away: bool
+    ) -> tuple[str, str | None]:
+        """How the turn ends, and what is told of it."""
+        away = opening is not None and running.stop is None and n8n_was_away
+        if away and opening is not None and self.attempts.is_open(opening.repair_id):
+            # Not the agent's failure: with n8n back the same attempt goes on.
+            running.stop_for("n8n_away")
+        if running.stop in _INTERRUPTED:
+            # Parking would forget a cancel that came while the turn was being stopped.
+            mine = self._input_of(running)
+            cancelled = mine is not None and mine.cancelled
+            return ("cancelled", None) if cancelled else ("interrupted", _INTERRUPTED[running.stop])
+        if running.stop == "cancelled":
+            return "cancelled", None
+        if running.stop == "timeout":
+            return finished.outcome, f"It took longer than {self.timeout_s:g} s."
+        return finished.outcome, redact_text(finished.error) if finished.error else None
+
+    def _insist(self, running: RunningTurn, finish: Callable[[], T]) -> T:
         """Make a turn's last change anew while other errors of its case are counted in between, and while the journal
         is away: without it the turn would be taken for lost, and its agent asked once more.
 
@@ -275,14 +296,13 @@ class Turns:
         :raises JournalUnavailableError: it was away for longer than ``JOURNAL_BACK_S``.
         """
 
-        def write() -> StaleDocumentError | None:
+        def write() -> T | StaleDocumentError:
             try:
-                finish()
+                return finish()
             except StaleDocumentError as exc:
                 if self._input_of(running) is not None:
                     raise
                 return exc
-            return None
 
         deadline, again = time.monotonic() + JOURNAL_BACK_S, False
         while True:
@@ -290,9 +310,10 @@ class Turns:
                 if again and self._input_of(running) is None:
                     # What went without an answer was done all the same, or another worker has ended the turn.
                     raise StaleDocumentError
-                if (answered := retry_stale(write)) is not None:
-                    raise answered
-                return
+                made: T | StaleDocumentError = retry_stale(write)
+                if isinstance(made, StaleDocumentError):
+                    raise made
+                return made
             except JournalUnavailableError:
                 if time.monotonic() >= deadline:
                     raise

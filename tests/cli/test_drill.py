@@ -385,7 +385,7 @@ def test_an_n8n_that_is_down_is_told(drilled: Drilled, planned: Planned) -> None
 
 def test_a_callback_that_never_comes_is_told(drilled: Drilled, n8n: HealN8n) -> None:
     nowhere = {"N8N_CALLBACK_URL": f"http://127.0.0.1:{free_port()}", "N8N_POLL_INTERVAL_SECONDS": 0}
-    run = drilled("--timeout=3", **connected(n8n, **nowhere))
+    run = drilled("--timeout=12", **connected(n8n, **nowhere))
 
     assert run.code == 1
     assert run.verdict.startswith("Waited for the callback (workflow_error): nothing within")

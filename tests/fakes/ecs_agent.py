@@ -18,11 +18,12 @@ class EcsAgent:
 
     :ivar asked: the requests' bodies, in their order, those that were refused, too.
     :ivar refuse: while it is set, nothing is done. :ivar hang: while it is set, nothing is answered.
+    :ivar cut: while it is set, it is done, and the connection ends without an answer.
     """
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
-        self.refuse = self.hang = False
+        self.refuse = self.hang = self.cut = False
         self.released = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
         self._server.daemon_threads = True
@@ -50,6 +51,8 @@ def _handler_for(agent: EcsAgent) -> type[BaseHTTPRequestHandler]:
             agent.asked.append(asked)
             if agent.hang:
                 agent.released.wait(HELD_S)
+            if agent.cut:
+                return
             told = {"protection": {"ProtectionEnabled": asked["ProtectionEnabled"], "TaskArn": "arn:aws:ecs:x"}}
             body = json.dumps(REFUSAL if agent.refuse else told).encode()
             with suppress(OSError):  # who asked is gone

@@ -357,6 +357,81 @@ def test_what_the_note_keeps_has_no_secrets(place: Place) -> None:
     assert place.draft["nodes"][-1]["parameters"] == {"apiKey": key}
 
 
+def test_what_waits_for_a_person_can_be_published_after_a_late_draft_was_taken_back(place: Place) -> None:
+    """Its worker was lost; another one has tried the same, put it back, and asked."""
+    before, proposal = place.shown(), place.to(FIXED)
+    late = place.lose(proposal, instead=editable(before))
+    tried = place.trying()
+    base = place.publication.put_back(tried, [place.lease])
+    place.journal.commit(Change(puts=[tried.put(state="waiting", base_version_id=base, trial_version_id="")]))
+    place.n8n.answer(late)
+    place.look()
+    assert url_of(place.draft) == BROKEN
+
+    fresh = Repair.get(place.journal, "r1")
+    assert fresh is not None
+    place.journal.commit(Change(puts=[fresh.put(state="publishing", decided_by="person")]))
+    place.look()
+
+    assert Repair.find(place.journal)[0].state == "published"
+    assert url_of(place.draft) == FIXED
+
+
+def test_what_waits_on_other_contents_is_not_put_on_what_was_taken_back(place: Place) -> None:
+    """A person has published something else since: it is not what the proposal was made on."""
+    before = editable(place.shown())
+    late = place.lose(place.to(FIXED), instead=before)
+    tried = place.trying()
+    base = place.publication.put_back(tried, [place.lease])
+    place.journal.commit(Change(puts=[tried.put(state="waiting", base_version_id=base, trial_version_id="")]))
+    place.n8n.edit(place.workflow_id, nodes=place.to(WORSE)["nodes"], publish=True)
+    place.n8n.answer(late)
+
+    place.look()
+
+    assert url_of(place.draft) == WORSE
+    assert Repair.find(place.journal)[0].base_version_id == base
+
+
+def test_an_undo_that_is_done_counts_for_what_comes_after_it(place: Place) -> None:
+    """The draft that comes late was approved before."""
+    place.home.unpublish(place.workflow_id)
+    before, proposal = editable(place.shown()), place.to(FIXED)
+    late = place.lose(proposal, instead=proposal)
+    place.write(proposal, instead=proposal)
+    place.write(before, instead=before)
+    place.n8n.answer(late)
+    assert url_of(place.draft) == FIXED
+
+    place.look()
+
+    assert url_of(place.draft) == BROKEN
+
+
+def test_what_a_chat_has_made_since_is_what_is_there_instead(place: Place) -> None:
+    place.home.unpublish(place.workflow_id)
+    late = place.lose(place.to(FIXED), instead=editable(place.shown()))
+    base = str(place.draft["versionId"])
+    place.home.put_draft(place.workflow_id, place.to(WORSE), base_version_id=base, fences=[place.lease])
+    place.n8n.answer(late)
+
+    place.look()
+
+    assert url_of(place.draft) == WORSE
+
+
+def test_a_note_that_is_gone_by_now_is_not_acted_upon(place: Place) -> None:
+    """Read by a chore while its writer was still at it, and seen through before the chore came to it."""
+    place.lose(place.to(FIXED), instead=editable(place.shown()))
+    (write,) = DraftWrite.find(place.journal)
+    place.journal.commit(Change(deletes=[write.delete()]))
+    place.n8n.edit(place.workflow_id, nodes=place.to(FIXED)["nodes"])
+
+    strays.Strays(place.journal, place.home).look(write, place.lease)
+
+    assert url_of(place.draft) == FIXED
+
+
 # -- an undo
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app import task_protection
+from app.task_protection import TaskProtection
+from app.telemetry import metric_files
 from tests.fakes.ecs_agent import EcsAgent
+from tests.journal.steps import until
 from tests.support.client import Client
 from tests.support.projects import PROJECT, copy_project
 from tests.support.server import UNLIMITED, BridgeServer, wait_for
@@ -203,3 +208,65 @@ def test_an_agent_that_does_not_do_it_is_warned_of_and_keeps_nobody(
         wait_for(lambda: True in agent.states[asked:], what="protection")
         (folder / f"{why[-4:]}2").touch()
         wait_for(lambda: ended(agent), what="a release")
+
+
+# -- its note, by two workers of one machine
+
+
+@dataclass
+class Half:
+    """A worker as far as it protects. ``turns``: whether it has any."""
+
+    protection: TaskProtection
+    turns: bool = False
+
+
+@pytest.fixture
+def workers(agent: EcsAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Half, Half]]:
+    """Two that look often and wait for nothing but the agent."""
+    monkeypatch.setattr(metric_files, "folder", lambda: tmp_path)
+    monkeypatch.setattr(task_protection, "LOOK_S", 0.01)
+    monkeypatch.setattr(task_protection, "QUIET_S", 0.0)
+
+    def made() -> Half:
+        half = Half(TaskProtection(agent.uri, busy=lambda: half.turns))
+        return half
+
+    halves = made(), made()
+    yield halves
+    for half in halves:
+        half.protection.stop()
+
+
+def test_a_release_whose_answer_was_lost_leaves_the_next_turn_protected(
+    agent: EcsAgent, workers: tuple[Half, Half]
+) -> None:
+    one = workers[0]
+    one.turns = True
+    one.protection.start()
+    until(lambda: agent.states == [True])
+    agent.cut, one.turns = True, False
+    until(lambda: agent.states == [True, False])
+
+    agent.cut, one.turns = False, True
+
+    until(lambda: agent.states == [True, False, True])
+
+
+def test_a_turn_that_could_not_be_protected_is_in_the_way_of_a_release(
+    agent: EcsAgent, workers: tuple[Half, Half]
+) -> None:
+    """The other one's protection holds for it, too."""
+    one, other = workers
+    agent.refuse = one.turns = True
+    one.protection.start()
+    until(lambda: agent.states == [True])
+    one.turns = False
+    until(lambda: agent.states == [True, False])
+    agent.refuse, one.turns = False, True
+    until(lambda: one.protection._fd is not None)
+
+    other.protection.start()
+    other.protection.stop()
+
+    assert agent.states == [True, False]

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -375,6 +376,47 @@ def test_old_workers_stay_while_new_ones_cannot_come_up(server: BridgeServer) ->
 
 
 @pytest.fixture
+def releases(tmp_path: Path) -> Iterator[tuple[BridgeServer, Path, Path]]:
+    """A server whose configuration is reached by a link to a release, that link, and the next release."""
+    one, two, current = tiny_project(tmp_path / "one"), tiny_project(tmp_path / "two"), tmp_path / "current"
+    (two / "wsgi.py").write_text(TINY_APP.replace('VERSION = "one"', 'VERSION = "two"'))
+    current.symlink_to(one)
+    # gunicorn goes back to the folder of its start at each reload, so that must be one that stays.
+    with BridgeServer(project=tmp_path, config=current / "gunicorn.conf.py") as server:
+        yield server, current, two
+
+
+def lead(link: Path, to: Path) -> None:
+    link.unlink()
+    link.symlink_to(to)
+
+
+def test_a_reload_brings_the_release_that_a_link_leads_to(releases: tuple[BridgeServer, Path, Path]) -> None:
+    server, current, two = releases
+    lead(current, two)
+    shutil.rmtree(current.parent / "one")  # old releases are tidied up
+
+    server.hup()
+
+    assert server.get("/version").json == {"version": "two"}
+    server.hup()
+    assert not server.log_lines(level="error")
+
+
+def test_a_reload_refuses_a_broken_release_that_a_link_leads_to(releases: tuple[BridgeServer, Path, Path]) -> None:
+    server, current, two = releases
+    workers = server.worker_pids()
+    (two / "wsgi.py").write_text("def broken(:\n")
+    lead(current, two)
+
+    server.hup(wait=False)
+
+    error = wait_for(lambda: server.log_lines(level="error"), what="an error line")[0]
+    assert error["message"].startswith("reload refused, the old workers stay: SyntaxError")
+    assert server.worker_pids() == workers
+
+
+@pytest.fixture
 def movable(project: Path) -> Iterator[BridgeServer]:
     """Its address comes from ``.env``."""
     server = BridgeServer({"BIND": None}, project=project)
@@ -478,6 +520,43 @@ def test_an_application_that_exits_as_it_is_loaded_ends_the_start(project: Path)
     assert server.wait(limit_s=15) == 3
     server.close()
     assert any("ended while it was loaded" in line.get("exception", "") for line in server.log_lines(level="error"))
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[socket.socket]:
+    """Where a service manager waits to be told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(15)
+        yield listening
+
+
+def test_the_service_manager_is_told_when_workers_serve_and_not_before(
+    project: Path, supervisor: socket.socket
+) -> None:
+    (project / "wsgi.py").write_text(
+        "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.02)\n"
+        + TINY_APP.replace('VERSION = "one"', "VERSION = os.environ.get('NOTIFY_SOCKET', 'not handed on')")
+    )
+    server = BridgeServer({"NOTIFY_SOCKET": supervisor.getsockname(), "WEB_CONCURRENCY": 2}, project=project)
+    server.start(wait=False)
+    try:
+        wait_for(lambda: len(server.worker_pids()) == 2, what="workers that load")
+        supervisor.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            supervisor.recv(1000)
+        supervisor.settimeout(15)
+
+        (project / "go").touch()
+
+        assert b"READY=1" in supervisor.recv(1000).splitlines()
+        assert server.get("/version").json == {"version": "not handed on"}
+        server.hup()
+        supervisor.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            supervisor.recv(1000)
+    finally:
+        server.close()
 
 
 def check_config(project: Path, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -71,6 +71,7 @@ class BridgeServer:
     :param settings: environment variables; ``BIND``, ``ENV_FILE`` and ``JOURNAL_PATH`` are given unless named here.
         ``None`` leaves one out.
     :param project: folder to run in; this project where it is left out. It is not written to.
+    :param config: path of gunicorn's configuration, as it is given to it.
     :param env_file: text of the ``.env`` file; ``write_env`` changes it. Where neither names a number of workers it is
         one, so that no test depends on the machine's cores.
     :param read_output: ``False`` leaves stdout and stderr unread, in a full pipe, until ``begin_to_read``.
@@ -82,6 +83,7 @@ class BridgeServer:
         settings: Mapping[str, Any] | None = None,
         *,
         project: Path = PROJECT,
+        config: Path | str = "gunicorn.conf.py",
         env_file: str = "",
         read_output: bool = True,
     ) -> None:
@@ -89,6 +91,7 @@ class BridgeServer:
             compile_project()
         self.port = free_port()
         self.project = project
+        self._config = str(config)
         self._temporary = tempfile.TemporaryDirectory(prefix="bridge-test-")
         self.folder = Path(self._temporary.name)
         self.write_env(env_file)
@@ -115,7 +118,7 @@ class BridgeServer:
     def start(self, *, wait: bool = True) -> Self:
         """Start it; with ``wait`` until ``GET /healthz`` answers 200."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"],
+            [sys.executable, "-m", "gunicorn", "-c", self._config, "wsgi:app"],
             cwd=self.project,
             env=self._environment,
             stdin=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ from gevent.event import Event
 
 from app.agents import AgentEvent, Finished, TextDelta, TextFinal, TextReset, ToolFinished, ToolStarted, TurnRequest
 from app.errors import ClaudeExecutionError, JournalUnavailableError
+from app.turns import turn
 from app.turns.takeover import MAX_TAKEOVERS
 from tests.journal.steps import until
 from tests.support.agents import ScriptedAgent, never, raises, says, use, waits, yields
@@ -309,8 +310,9 @@ def away_at(journal, event_type: str, *, times: int) -> None:  # type: ignore[no
     journal.commit = once_away
 
 
-def test_a_turn_that_meets_a_journal_that_is_away_is_run_again(bench: Bench) -> None:
+def test_a_turn_that_meets_a_journal_that_is_away_is_run_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often: nothing is wrong with the input, and no worker was lost."""
+    monkeypatch.setattr(turn, "AWAY_S", 0.0)
     session_id, times = bench.session(), MAX_TAKEOVERS + 2
     worker = bench.worker(ScriptedAgent(says("hello")))
     away_at(worker.journal, "assistant_message", times=times)
@@ -318,6 +320,23 @@ def test_a_turn_that_meets_a_journal_that_is_away_is_run_again(bench: Bench) -> 
     bench.idle(session_id)
 
     assert bench.outcomes(session_id) == ["interrupted"] * times + ["completed"]
+
+
+def test_a_turn_that_the_journal_has_broken_off_lets_others_go_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes only what is small would have its agent asked, and paid, without a pause."""
+    monkeypatch.setattr(turn, "AWAY_S", 3_600.0)
+    session_id, agent = bench.session(), ScriptedAgent(says("hello"))
+    away_at(bench.worker(agent, concurrent_turns=1).journal, "assistant_message", times=1)
+    bench.say(session_id)
+    bench.wait(session_id, "turn_finished")
+
+    bench.say(session_id, "and?")
+    bench.wait(session_id, "turn_finished", times=2)
+
+    assert bench.outcomes(session_id) == ["interrupted", "completed"]
+    assert [asked.prompt for asked in agent.turns] == ["hello", "and?"]
 
 
 def test_a_turns_end_waits_for_a_journal_that_is_away(bench: Bench) -> None:
@@ -329,6 +348,71 @@ def test_a_turns_end_waits_for_a_journal_that_is_away(bench: Bench) -> None:
 
     assert bench.outcomes(session_id) == ["completed"]
     assert len(agent.turns) == 1
+
+
+def test_a_cancel_that_comes_while_a_turns_end_waits_for_the_journal_is_kept(bench: Bench) -> None:
+    session_id, agent = bench.session(), ScriptedAgent(says("hello"))
+    journal = bench.worker(agent).journal
+    away_at(journal, "assistant_message", times=1)
+    commit = journal.commit
+
+    def cancelled_meanwhile(change):  # type: ignore[no-untyped-def]
+        if any(event.type == "turn_finished" for event in change.events):
+            journal.commit = commit
+            bench.cancel(session_id)
+            raise JournalUnavailableError("The journal did not answer in time.")
+        return commit(change)
+
+    journal.commit = cancelled_meanwhile
+    bench.say(session_id)
+    bench.idle(session_id)
+
+    assert bench.outcomes(session_id) == ["cancelled"]
+    assert len(agent.turns) == 1
+
+
+def test_a_turn_that_is_broken_off_ends_once_however_late_the_journal_writes_it(bench: Bench) -> None:
+    """A write that was not answered in time may still be done: after the turn has looked, and before it asks again."""
+    session_id = bench.session()
+    journal = bench.worker(ScriptedAgent(says("hello"))).journal
+    away_at(journal, "assistant_message", times=1)
+    commit, late = journal.commit, []
+
+    def slow(change):  # type: ignore[no-untyped-def]
+        if any(event.data.get("outcome") == "interrupted" for event in change.events):
+            if not late:
+                late.append(change)
+                raise JournalUnavailableError("The journal did not answer in time.")
+            commit(late[0])
+        return commit(change)
+
+    journal.commit = slow
+    bench.say(session_id)
+    bench.idle(session_id)
+
+    assert bench.outcomes(session_id) == ["interrupted", "completed"]
+
+
+def test_a_drain_waits_for_a_journal_that_cannot_say_what_was_cancelled(bench: Bench) -> None:
+    """Else the turn would be taken for one whose worker was lost."""
+    session_id = bench.session()
+    worker = bench.worker(ScriptedAgent(never()))
+    bench.say(session_id)
+    bench.wait(session_id, "turn_started")
+    pending, refused = worker.journal.pending, []
+
+    def away(session_id):  # type: ignore[no-untyped-def]
+        if not refused:
+            refused.append(session_id)
+            raise JournalUnavailableError
+        return pending(session_id)
+
+    worker.journal.pending = away  # type: ignore[method-assign]
+    worker.runner.stop()
+
+    assert bench.outcomes(session_id) == ["interrupted"]
+    (parked,) = bench.pending(session_id)
+    assert (parked.turn_id, parked.takeovers) == (None, 0)
 
 
 # -- tools ------------------------------------------------------------------------------------------
