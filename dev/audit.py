@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from dev.locks import DEV, PROJECT, pins
+from dev.locks import ALL, PROJECT, pins
 
 CLEAN, FOUND, UNCHECKED = 0, 1, 3
 ACCEPTED = Path(__file__).with_name("audit.toml")
@@ -84,10 +84,10 @@ def read_code(report: Mapping[str, Any]) -> tuple[list[Found], list[str]]:
 
 
 def audit_packages() -> tuple[list[Found], list[str]]:
-    """The lock of all packages, those for other machines included."""
+    """All that any lock has, what is for other machines included."""
     found: list[Found] = []
     unchecked: list[str] = []
-    left = pins(DEV)
+    left = locked_versions()
     while left:
         # pip-audit takes one version of each at a time.
         these = dict(reversed(left))
@@ -98,6 +98,11 @@ def audit_packages() -> tuple[list[Found], list[str]]:
         found += more
         unchecked += missed
     return found, sorted(unchecked)
+
+
+def locked_versions() -> list[tuple[str, str]]:
+    """Names and versions of all locks, each once."""
+    return list(dict.fromkeys(pin for lock in ALL for pin in pins(lock)))
 
 
 def _ask_for(locked: Iterable[str]) -> Any:

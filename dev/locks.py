@@ -7,6 +7,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 RUN, DEV = PROJECT / "requirements.lock", PROJECT / "requirements-dev.lock"
+ALL = sorted(PROJECT.glob("requirements*.lock"))
+"""Those of the tools that check terraform/ and ansible/, too."""
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^ ;\\]+)", re.MULTILINE)
 
 

@@ -35,3 +35,10 @@ def test_every_make_target_that_a_document_names_is_there(path: Path) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = re.findall(r"(?:^ {4}|^\$ |`)make ([a-z][a-z0-9-]*)", path.read_text(), re.MULTILINE)
     assert set(named) <= targets
+
+
+def test_what_each_metric_means_for_people_on_call_is_told() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    names = [name for name in listed if name.startswith(("n8n_builder_", "flask_"))]
+    told = (ROOT / "docs" / "operations.md").read_text()
+    assert len(names) > 10 and [name for name in names if name not in told] == []

@@ -16,7 +16,7 @@ def opened_bridge() -> BridgeWorker:
     """
     bridge: BridgeWorker = current_app.extensions["bridge"]
     path = bridge.settings.journal_path
-    if not path.exists():
+    if bridge.settings.redis_url is None and not path.exists():
         raise click.ClickException(f"There is no journal at {path} (JOURNAL_PATH); the bridge makes it when it starts.")
     try:
         bridge.journal.open()

@@ -7,23 +7,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.journal import Change
+from app.journal import Change, Journal
 from app.journal.records import Repair
+from app.journal.redis import RedisJournal
 from app.journal.sqlite import SqliteJournal
 from app.repairs.states import moved
 from tests.support.projects import PROJECT
+from tests.support.redis import RedisServer
 
 
-def flask(journal: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def flask(
+    journal: Path, *arguments: str, group: str = "repairs", redis_url: str = ""
+) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": "/usr/bin:/bin", "JOURNAL_PATH": str(journal), "ENV_FILE": "/dev/null", "FLASK_APP": "wsgi"}
-    command = [sys.executable, "-m", "flask", "repairs", *arguments]
+    environment["REDIS_URL"] = redis_url
+    command = [sys.executable, "-m", "flask", group, *arguments]
     return subprocess.run(
         command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
 
 
 def one_repair(path: Path) -> None:
-    journal = SqliteJournal(path)
+    keep_one_repair(SqliteJournal(path))
+
+
+def keep_one_repair(journal: Journal) -> None:
     repair = Repair(
         repair_id="r1",
         session_id="s1",
@@ -82,6 +90,19 @@ def test_where_there_is_no_journal_that_is_said_and_none_is_made(tmp_path: Path)
 
     assert (told.returncode, told.stdout) == (1, "")
     assert f"no journal at {tmp_path / 'journal.db'} (JOURNAL_PATH)" in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_in_redis_is_read_though_there_is_no_file(tmp_path: Path) -> None:
+    with RedisServer() as server:
+        keep_one_repair(RedisJournal(server.url))
+
+        told = flask(tmp_path / "journal.db", redis_url=server.url)
+        letters = flask(tmp_path / "journal.db", "list", group="dead-letters", redis_url=server.url)
+        sessions = flask(tmp_path / "journal.db", "list", group="sessions", redis_url=server.url)
+
+    assert told.stdout.startswith("r1  Invoices "), told.stderr
+    assert (letters.returncode, sessions.returncode) == (0, 0), letters.stderr + sessions.stderr
     assert list(tmp_path.iterdir()) == []
 
 

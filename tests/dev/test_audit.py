@@ -18,6 +18,7 @@ from dev.audit import (
     Found,
     accepted,
     judge,
+    locked_versions,
     read_advisories,
     read_code,
 )
@@ -93,13 +94,15 @@ def test_without_an_advisory_service_it_says_so_with_its_own_status_and_our_code
         [sys.executable, "-m", "dev.audit"], cwd=PROJECT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == UNCHECKED, done.stdout[-2000:]
-    assert f"{len(pins(DEV))} could not be checked" in done.stdout
+    assert f"{len(locked_versions())} could not be checked" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("NOT CLEAN")
 
 
 def test_the_locks_are_read_whole() -> None:
     run, dev = pins(RUN), pins(DEV)
     assert set(run) <= set(dev)
+    tools = {name for lock in ("terraform", "ansible") for name in pins(PROJECT / f"requirements-{lock}.lock")}
+    assert {*dev, *tools} == set(locked_versions())
     assert len(run) == sum(1 for line in RUN.read_text().splitlines() if line[:1].isalnum())
     # Another version of Python gets another one; both are audited.
     assert [name for name, _ in run].count("deprecated") == 2

@@ -44,6 +44,10 @@ resource "aws_ecs_task_definition" "this" {
   execution_role_arn       = aws_iam_role.execution.arn
   task_role_arn            = aws_iam_role.task.arn
 
+  # A revision that another one has followed stays in use: the service can be told to go back to it, by a person or by
+  # the circuit breaker, and ECS takes none that was deregistered.
+  skip_destroy = true
+
   runtime_platform {
     operating_system_family = "LINUX"
     cpu_architecture        = "X86_64"

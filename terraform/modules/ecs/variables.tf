@@ -38,6 +38,16 @@ variable "memory" {
     condition     = var.memory >= 2048
     error_message = "The memory must be 2048 MiB or more: two turns of the agent are run at once at least."
   }
+
+  # Source: AWS docs, ECS, "Task definition parameters for Fargate", task CPU and memory.
+  validation {
+    condition = (
+      var.memory >= 2 * var.cpu
+      && var.memory <= lookup({ 512 = 4096, 1024 = 8192, 2048 = 16384, 4096 = 30720, 8192 = 61440 }, var.cpu, 122880)
+      && var.memory % lookup({ 8192 = 4096, 16384 = 8192 }, var.cpu, 1024) == 0
+    )
+    error_message = "Fargate has no task of this memory and CPU: from 2 to 8 MiB for each CPU unit, in steps of 1024 MiB (4096 from 8192 CPU units on, 8192 from 16384)."
+  }
 }
 
 variable "private_subnet_ids" {

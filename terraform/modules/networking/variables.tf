@@ -10,12 +10,12 @@ variable "name" {
 
 variable "cidr_block" {
   type        = string
-  description = "Addresses of the VPC, from /16 to /20. Another network that is to be peered must not overlap it."
+  description = "Addresses of the VPC, from /16 to /19. Another network that is to be peered must not overlap it."
   default     = "10.20.0.0/16"
 
   validation {
-    condition     = can(cidrhost(var.cidr_block, 0)) && can(regex("/(1[6-9]|20)$", var.cidr_block))
-    error_message = "cidr_block must be an IPv4 block from /16 to /20, such as 10.20.0.0/16."
+    condition     = can(cidrhost(var.cidr_block, 0)) && can(regex("/1[6-9]$", var.cidr_block))
+    error_message = "cidr_block must be an IPv4 block from /16 to /19, such as 10.20.0.0/16: a load balancer takes no subnet smaller than /27."
   }
 }
 

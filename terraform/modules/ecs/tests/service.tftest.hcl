@@ -89,6 +89,10 @@ run "the_service_rolls_forward_whole_or_back" {
   command = plan
 
   assert {
+    condition     = aws_ecs_task_definition.this.skip_destroy
+    error_message = "ECS goes back to no revision that was deregistered"
+  }
+  assert {
     condition     = aws_ecs_service.this.deployment_minimum_healthy_percent == 100 && aws_ecs_service.this.deployment_maximum_percent == 200
     error_message = "all tasks must stay while new ones come up beside them"
   }
@@ -227,4 +231,22 @@ run "an_image_without_a_version_is_refused" {
     image = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/bridge-server:latest"
   }
   expect_failures = [var.image]
+}
+
+run "a_size_that_fargate_does_not_have_is_refused" {
+  command = plan
+  variables {
+    cpu    = 512
+    memory = 8192
+  }
+  expect_failures = [var.memory]
+}
+
+run "a_step_that_fargate_does_not_have_is_refused" {
+  command = plan
+  variables {
+    cpu    = 8192
+    memory = 17408
+  }
+  expect_failures = [var.memory]
 }

@@ -133,7 +133,7 @@ run "one_zone_and_a_network_too_small_for_its_subnets_are_refused" {
   command = plan
   variables {
     availability_zones = ["eu-central-1a"]
-    cidr_block         = "10.20.0.0/24"
+    cidr_block         = "10.20.0.0/20"
   }
   expect_failures = [var.availability_zones, var.cidr_block]
 }
