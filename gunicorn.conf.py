@@ -62,6 +62,11 @@ from bridge_server.worker import DrainWorker as Worker
 if not hasattr(kept, "notify_socket"):
     kept.notify_socket = take_socket()
 
+# gunicorn puts it in front only where it is not on the path yet: a release that comes back would stay behind the one
+# before it. And of that one nothing is left on it.
+sys.path[:] = [str(HERE), *(path for path in sys.path if path not in (str(HERE), getattr(kept, "folder", "")))]
+kept.folder = str(HERE)
+
 os.chdir(HERE)
 settings = checked_settings(kept)
 if CHECKING:

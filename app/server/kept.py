@@ -12,6 +12,7 @@ class Kept(Protocol):
     :ivar served_fd: of a file that all workers share; not empty: one of them has come up.
     :ivar dropped_fd: of the file that counts the log lines which the master dropped.
     :ivar metrics_lock_fd: keeps ``metrics_folder`` ours.
+    :ivar folder: of the project that is served; a reload may have brought another one.
     :ivar notify_socket: where systemd waits to be told that the bridge serves; empty: nobody waits (any more).
     :ivar own_metrics_folder: the same, where it goes with the server; else it is not there.
     """
@@ -20,6 +21,7 @@ class Kept(Protocol):
     lock_fd: int
     served_fd: int
     dropped_fd: int
+    folder: str
     notify_socket: str
     metrics_folder: Path
     metrics_lock_fd: int | None

@@ -403,6 +403,24 @@ def test_a_reload_brings_the_release_that_a_link_leads_to(releases: tuple[Bridge
     assert not server.log_lines(level="error")
 
 
+def test_a_release_that_a_link_leads_back_to_serves_again(releases: tuple[BridgeServer, Path, Path]) -> None:
+    server, current, two = releases
+    one = current.resolve()
+    append(two / "wsgi.py", "import only_in_two\n")
+    (two / "only_in_two.py").touch()
+    lead(current, two)
+    server.hup()
+    assert server.get("/version").json == {"version": "two"}
+
+    lead(current, one)
+    server.hup()
+
+    assert server.get("/version").json == {"version": "one"}
+    append(one / "wsgi.py", "import only_in_two\n")
+    server.hup(wait=False)
+    assert "only_in_two" in wait_for(lambda: server.log_lines(level="error"), what="an error line")[0]["message"]
+
+
 def test_a_reload_refuses_a_broken_release_that_a_link_leads_to(releases: tuple[BridgeServer, Path, Path]) -> None:
     server, current, two = releases
     workers = server.worker_pids()
