@@ -86,7 +86,7 @@ begin() {
     target exec openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=bridge.test \
         -keyout /etc/ssl/private/bridge.pem -out /etc/ssl/bridge.pem 2>/dev/null
     podman cp tests/fakes/n8n.py "$TARGET_NAME:/opt/n8n.py"
-    podman exec --detach "$TARGET_NAME" python3 /opt/n8n.py --port 5678
+    podman exec --detach "$TARGET_NAME" python3 /opt/n8n.py --port 5678 >/dev/null
 
     umask 077
     printf '[bridge]\ntarget ansible_connection=containers.podman.podman ansible_host=%s %s\n' "$TARGET_NAME" \
