@@ -160,7 +160,7 @@ run "the_roles_may_do_what_they_must_and_no_more" {
 run "an_image_of_another_registry_is_pulled_without_ecr" {
   command = plan
   variables {
-    image = "ghcr.io/example/bridge-server@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+    image = "registry.example/bridge-server@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
   }
 
   assert {
