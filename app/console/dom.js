@@ -5,6 +5,10 @@ const LINKS = /^(https?:|mailto:|#|\.?\/(?!\/)|health$|readyz$)/i;
 // What turns the order of a text around, and control characters: shown by their number, never obeyed.
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g;
 
+// Chromium takes minutes to lay out a hundred kilobytes without a space, such as a file in an error message.
+const UNBROKEN = /\S{200}(?=\S)/gu;
+const NAME_CHARS = 200;
+
 /** Text as it may be shown. */
 export function visible(text) {
   const shown = String(text);
@@ -32,8 +36,10 @@ export function fill(parent, ...children) {
   return parent;
 }
 
-/** A name that others chose, kept from changing the direction of the words around it. */
-export const name = (text) => h('bdi', null, text);
+/** A name that others chose, kept short, and from changing the direction of the words around it. */
+export const name = (text) => h('bdi', null, cut(String(text), NAME_CHARS));
+
+export const cut = (text, chars) => (text.length > chars ? `${text.slice(0, chars)}\u2026` : text);
 
 function split(selector) {
   return [selector.split('.')[0]];
@@ -60,5 +66,7 @@ function set(element, key, value) {
 
 function nodes(children) {
   return children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false && c !== true)
-    .map((c) => (c instanceof Node ? c : document.createTextNode(visible(c))));
+    .flatMap((c) => (c instanceof Node ? c : breakable(visible(c))));
 }
+
+const breakable = (text) => text.replace(UNBROKEN, '$&\0').split('\0').flatMap((piece, i) => (i ? [document.createElement('wbr'), piece] : piece));
