@@ -101,7 +101,11 @@ async function stop() {
   }
 }
 
+let playing = false;
 async function play() {
+  // A second click is not a second drill.
+  if (playing) return;
+  playing = true;
   try {
     const { id, text } = await begin(store.state.bridge.health);
     ui.open(id);
@@ -110,6 +114,7 @@ async function play() {
   } catch (error) {
     refused(error);
   }
+  playing = false;
 }
 
 function refused(error) {

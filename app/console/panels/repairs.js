@@ -108,6 +108,7 @@ export function mount(root, { store, api, connection, ui }) {
 
   /** Says what came of it where it was asked for; the events tell the rest. */
   async function act(key, words, doIt) {
+    if (busy.get(key)?.words) return;
     busy.set(key, { words });
     redraw();
     try {
