@@ -19,6 +19,8 @@ import { mountTabs } from './tabs.js';
 import { countDown } from './time.js';
 import { mountWelcome } from './welcome.js';
 
+const SIDE = ['workflows', 'repairs'];
+
 const find = (id) => document.getElementById(id);
 const current = (element, is) => (is ? element.setAttribute('aria-current', 'page') : element.removeAttribute('aria-current'));
 const store = createStore({ chat: chatState, healing: healingState });
@@ -64,7 +66,10 @@ mountChat(find('log'), log, store, actions);
 mountWelcome(welcome, store, { play, write: (text) => { composer.put(text); composer.focus(); } });
 mountSessions(find('sessions'), store, ui);
 mountStory(find('story'), store, ui);
-const tabs = mountTabs(find('tabs'), [{ id: 'workflows', title: 'Workflows' }, { id: 'repairs', title: 'Repairs' }]);
+const tabs = mountTabs(find('tabs'), [{ id: 'workflows', title: 'Workflows' }, { id: 'repairs', title: 'Repairs' }], (shown) => {
+  // What is chosen on a wide screen is what a narrow one shows when the window is made small.
+  if (SIDE.includes(document.body.dataset.view)) document.body.dataset.view = shown;
+});
 tabs.show('workflows');
 const context = { store, api, connection, ui };
 mountWorkflows(find('panel-workflows'), context);
@@ -201,7 +206,7 @@ function drawHead({ session: open, bridge }) {
 }
 
 const views = [['sessions', 'Sessions'], ['chat', 'Chat'], ['workflows', 'Workflows'], ['repairs', 'Repairs']].map(([view, title]) =>
-  h('button', { type: 'button', dataset: { view }, onclick: () => (view === 'sessions' || view === 'chat' ? (document.body.dataset.view = view) : ui.show(view)) }, title, h('span.badge', { hidden: true })));
+  h('button', { type: 'button', dataset: { view }, onclick: () => (SIDE.includes(view) ? ui.show(view) : (document.body.dataset.view = view)) }, title, h('span.badge', { hidden: true })));
 fill(find('views'), views);
 new MutationObserver(markView).observe(document.body, { attributeFilter: ['data-view'] });
 
