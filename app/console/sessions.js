@@ -99,7 +99,8 @@ export function mountSessions(root, store, ui) {
 
   store.subscribe(draw);
   kept.watch(() => store.set({}));
-  setInterval(() => document.hidden || refreshSessions(store), EVERY_MS);
+  // A wrong token is not tried again and again: they are counted.
+  setInterval(() => document.hidden || store.state.bridge.access === 'refused' || refreshSessions(store), EVERY_MS);
 }
 
 const NOTES = {
