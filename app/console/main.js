@@ -147,9 +147,10 @@ function route() {
   const isOps = place === 'ops';
   find('ops').hidden = !isOps;
   find('console').hidden = find('views').hidden = isOps;
+  document.querySelector('.skip').hidden = isOps;
   current(find('to-ops'), isOps);
   current(find('to-console'), !isOps);
-  if (isOps) unmountOps ??= mountOps(find('ops'), context) ?? (() => {});
+  if (isOps) unmountOps ??= mountOps(find('ops'), context);
   else unmountOps = unmountOps?.() ?? null;
   if (isOps) return;
   const id = place === 'new' ? null : place || latest();

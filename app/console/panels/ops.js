@@ -134,6 +134,8 @@ export function mount(root, { store, api }) {
       letterViews.set(one.id, view);
       return view.node;
     });
+    const ids = new Set(deadLetters.map((one) => one.id));
+    for (const id of letterViews.keys()) if (!ids.has(id)) letterViews.delete(id);
     fill(letters, nodes.length ? nodes : h('li.hint', null, 'None.'));
   });
 

@@ -131,13 +131,18 @@ export function mount(root, { store, api, connection, ui }) {
 
     async function read(rev) {
       try {
-        workflow = await get();
+        const found = await get();
+        if (rev !== loaded) return;
+        workflow = found;
         download.disabled = false;
         paint();
         tell(n8n);
         if (snapshots.open) loadSnapshots();
       } catch (error) {
-        const again = h('button.quiet', { type: 'button', onclick: () => { loaded = -1; load(rev); } }, 'Try again');
+        if (rev !== loaded) return;
+        // Asked again when it is looked at next.
+        loaded = -1;
+        const again = h('button.quiet', { type: 'button', onclick: () => load(rev) }, 'Try again');
         if (workflow) return;
         if (error.status === 404 && !n8n.editorUrl) fill(picture, h('p.hint', null, 'Only its id is known so far. Once it has failed, what is known of it is shown here.'));
         else fill(picture, h('p.problem', null, `It cannot be shown: ${error.message}`), again);
