@@ -31,6 +31,7 @@ export function openSession(store, id) {
 
   // Only the last events are asked for: a long session is shown as fast as a short one.
   async function begin() {
+    report({ is: 'connecting' });
     try {
       const found = await api.inSession(id, 'GET');
       if (!mine()) return;
