@@ -21,8 +21,8 @@ export function ask({ title, text, field, yes = 'OK', other, danger = false }) {
       h('input', { id: 'asked', type: field.type ?? 'text', value: field.value ?? '', autocomplete: 'off', spellcheck: 'false', maxlength: '512', required: true, ref: (made) => (input = made) }),
     ];
     const buttons = h('div.buttons', null,
-      other && h('button.danger', { type: 'button', onclick: () => { answer = false; dialog.close(); } }, other),
-      h('button.quiet', { type: 'button', onclick: () => dialog.close() }, 'Cancel'),
+      other && h('button.danger', { onclick: () => { answer = false; dialog.close(); } }, other),
+      h('button.quiet', { onclick: () => dialog.close() }, 'Cancel'),
       h(danger ? 'button.danger' : 'button.main', { type: 'submit' }, yes));
     const dialog = h('dialog', { 'aria-labelledby': 'asked-title', onclose: () => { dialog.remove(); resolve(answer); } },
       h('form', { onsubmit: submit }, h('h2', { id: 'asked-title' }, title), text && h('p', null, text), given, buttons));

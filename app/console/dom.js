@@ -39,6 +39,15 @@ export function fill(parent, ...children) {
 /** A name that others chose, kept short, and from changing the direction of the words around it. */
 export const name = (text) => h('bdi', null, cut(String(text), NAME_CHARS));
 
+/** Where it is told what went wrong, aloud too. */
+export const alarm = (...words) => h('p.problem', { role: 'alert' }, words);
+
+/** A link out of this page. */
+export const away = (href, ...words) => h('a', { href, target: '_blank', rel: 'noopener noreferrer' }, words);
+
+/** A part that is moved by the keyboard too, where it is wider or higher than its place. */
+export const scrolls = (label, ...content) => h('div.scrolls', { tabindex: '0', role: 'group', 'aria-label': label }, content);
+
 export const cut = (text, chars) => (text.length > chars ? `${text.slice(0, chars)}\u2026` : text);
 
 function split(selector) {
@@ -48,6 +57,8 @@ function split(selector) {
 function build(element, selector, attributes, children) {
   const classes = selector.split('.').slice(1).join(' ');
   if (classes) element.setAttribute('class', classes);
+  // One that sends a form says so.
+  if (element.localName === 'button') element.type = 'button';
   for (const [key, value] of Object.entries(attributes ?? {})) set(element, key, value);
   element.append(...nodes(children));
   return element;

@@ -177,15 +177,15 @@ function drawStatus({ connection: now, session: open }) {
   const key = JSON.stringify([now, open?.agent]);
   if (drawStatus.key === key) return;
   drawStatus.key = key;
-  const again = (words) => h('button.quiet', { type: 'button', onclick: () => (now.is === 'over' ? reopen() : connection.retry()) }, words);
+  const again = (words) => h('button.quiet', { onclick: () => (now.is === 'over' ? reopen() : connection.retry()) }, words);
   const words = h('span');
   const shown = {
     none: () => [],
-    connecting: () => 'Connecting \u2026',
+    connecting: () => 'Connecting …',
     live: () => ['Live', open?.agent && h('span.agent', null, open.agent === 'claude' ? 'Claude answers' : 'The offline agent answers')],
     waiting: () => [countDown(words, now.until, (left) => `${now.why} Reconnecting in ${left}.`), again('Now')],
     offline: () => 'Offline: this device has no network.',
-    over: () => [now.why, now.code === 4409 ? again('Use it here') : now.code === 4401 && h('button.quiet', { type: 'button', onclick: giveToken }, 'Give the access token')],
+    over: () => [now.why, now.code === 4409 ? again('Use it here') : now.code === 4401 && h('button.quiet', { onclick: giveToken }, 'Give the access token')],
   }[now.is]();
   find('status').dataset.is = now.is;
   // Its countdown is not for the ear; that something has changed is.
@@ -207,7 +207,7 @@ function drawHead({ session: open, bridge }) {
 }
 
 const views = [['sessions', 'Sessions'], ['chat', 'Chat'], ['workflows', 'Workflows'], ['repairs', 'Repairs']].map(([view, title]) =>
-  h('button', { type: 'button', dataset: { view }, onclick: () => (SIDE.includes(view) ? ui.show(view) : (document.body.dataset.view = view)) }, title, h('span.badge', { hidden: true })));
+  h('button', { dataset: { view }, onclick: () => (SIDE.includes(view) ? ui.show(view) : (document.body.dataset.view = view)) }, title, h('span.badge', { hidden: true })));
 fill(find('views'), views);
 new MutationObserver(markView).observe(document.body, { attributeFilter: ['data-view'] });
 
@@ -223,7 +223,7 @@ function drawWaiting({ healing, session: open }) {
   badge.hidden = !count;
   badge.textContent = count || '';
   const title = visible(open ? titleOf(open.id) : 'New session');
-  document.title = `${count ? `(${count}) ` : ''}${title} \u00b7 self-healing bridge`;
+  document.title = `${count ? `(${count}) ` : ''}${title} · self-healing bridge`;
 }
 
 // What has come since the session was opened is said to who does not see it.

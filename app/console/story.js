@@ -53,7 +53,7 @@ export function mountStory(root, store, ui) {
   });
 
   function draw(at, workflow, repair, id) {
-    const button = (words, onclick, kind = 'main') => h(`button.${kind}`, { type: 'button', onclick }, words);
+    const button = (words, onclick, kind = 'main') => h(`button.${kind}`, { onclick }, words);
     const see = (words) => button(words, () => ui.show('repairs', { repairId: repair.repairId }));
     const isHealed = repair?.state === 'published';
     const steps = [
