@@ -152,6 +152,7 @@ function route() {
   current(find('to-console'), !isOps);
   if (isOps) unmountOps ??= mountOps(find('ops'), context);
   else unmountOps = unmountOps?.() ?? null;
+  store.set({});
   if (isOps) return;
   const id = place === 'new' ? null : place || latest();
   if (session?.id === (id ?? undefined)) return;
@@ -222,7 +223,7 @@ function drawWaiting({ healing, session: open }) {
   const badge = views[3].querySelector('.badge');
   badge.hidden = !count;
   badge.textContent = count || '';
-  const title = visible(open ? titleOf(open.id) : 'New session');
+  const title = visible(!find('ops').hidden ? 'Operations' : open ? titleOf(open.id) : 'New session');
   document.title = `${count ? `(${count}) ` : ''}${title} · self-healing bridge`;
 }
 

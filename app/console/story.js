@@ -76,13 +76,14 @@ export function mountStory(root, store, ui) {
   }
 
   async function breakIt(button, id, workflow) {
-    // It fails once, however often it is clicked.
-    button.disabled = true;
+    // It fails once, however often it is clicked. Not `disabled`, which would lose the keyboard's place.
+    if (button.ariaDisabled) return;
+    button.ariaDisabled = 'true';
     try {
       await api.command(id, 'set_autonomy', { workflowId: workflow.workflowId, autonomy: 'auto' });
       await api.call('POST', 'callbacks/n8n/error', failureOf(workflow, await failing(id, workflow)));
     } catch (error) {
-      button.disabled = false;
+      button.ariaDisabled = null;
       announce(`It could not be broken from here (${error.message}). On the machine of the bridge, ${COMMAND} does it.`, { seen: true });
     }
   }

@@ -36,7 +36,11 @@ def test_a_drill_happens_once_however_often_it_is_clicked_and_ends_where_the_rep
 ) -> None:
     console.button("Play the drill").dblclick()
     console.button("Break it").dblclick()
-    console.button("Look at the changes").click()
+    look = console.button("Look at the changes")
+    look.wait_for()
+    # The button that the keyboard was at is gone, and had nothing in its place.
+    expect(console.message).to_be_focused()
+    look.click()
     console.button("Reject").click()
     drill = console.page.get_by_role("region", name="The drill")
     drill.get_by_text("You said no, so the workflow is as it was.").wait_for()

@@ -164,14 +164,15 @@ export function mount(root, { store, api }) {
     const button = h('button.main', { onclick: replay }, 'Replay');
 
     async function replay() {
-      button.disabled = true;
+      if (button.ariaDisabled) return;
+      button.ariaDisabled = 'true';
       said.classList.remove('problem');
       fill(said, 'Replaying …');
       try {
         const answer = await api.asOperator('POST', `${path}/replay`, into.value ? { sessionId: into.value } : undefined);
         fill(said, answer.duplicate ? 'It had been replayed before.' : [`Taken; its repair is ${answer.repair}. `, h('a', { href: `#${answer.sessionId}` }, 'Open the session')]);
       } catch (error) {
-        button.disabled = false;
+        button.ariaDisabled = null;
         said.classList.add('problem');
         fill(said, `Not replayed: ${error.message}`);
       }

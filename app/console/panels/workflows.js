@@ -194,8 +194,8 @@ export function mount(root, { store, api, connection, ui }) {
       };
       async function rollBack() {
         const yes = await ask({ title: 'Roll back?', text: `The workflow becomes what it was at ${when}. A repair that runs is stopped. What is there now is kept as a snapshot.`, yes: 'Roll back', danger: true });
-        if (yes === null) return;
-        back.disabled = true;
+        if (yes === null || back.ariaDisabled) return;
+        back.ariaDisabled = 'true';
         fill(problem);
         try {
           await connection.command('rollback', { workflowId, snapshotId: one.snapshotId });
@@ -203,7 +203,7 @@ export function mount(root, { store, api, connection, ui }) {
         } catch (error) {
           fill(problem, `It was not rolled back: ${error.message}`);
         }
-        back.disabled = false;
+        back.ariaDisabled = null;
       }
       const toggled = () => {
         opened[details.open ? 'add' : 'delete'](one.snapshotId);
