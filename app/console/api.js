@@ -4,15 +4,13 @@ import * as kept from './kept.js';
 
 const LIMIT_MS = 40_000;
 
-/** What went wrong: `status` (0: no answer), the public `code`, `message` for people, `retryAfterS`, `correlationId`, all `fields`. */
+/** What went wrong: `status` (0: no answer), the public `code`, `message` for people, `retryAfterS`, all `fields`. */
 export class ApiError extends Error {
   constructor(status, problem, retryAfterS) {
     super(problem.detail || problem.title || 'The bridge did not say why.');
     this.status = status;
     this.code = problem.code ?? 'unknown';
     this.retryAfterS = retryAfterS;
-    this.correlationId = problem.correlationId;
-    this.errors = problem.errors ?? [];
     this.fields = problem;
   }
 }

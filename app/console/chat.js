@@ -2,6 +2,7 @@
 
 import { fill, h, name } from './dom.js';
 import { growing } from './markdown.js';
+import { STATES } from './states.js';
 import { clock, countDown, duration } from './time.js';
 
 const SHOWN_ITEMS = 60;
@@ -17,25 +18,6 @@ const OUTCOMES = {
   budget_exceeded: 'Stopped at its budget',
 };
 
-const REPAIR_WORDS = {
-  error: 'is next in line',
-  started: 'is being looked into',
-  diagnosed: 'was diagnosed',
-  proposed: 'is proposed',
-  waiting: 'waits for you',
-  approved: 'was approved',
-  rejected: 'was rejected',
-  expired: 'was not decided in time',
-  verified: 'is proven by a run',
-  unverified: 'could not be proven',
-  published: 'is published',
-  failed: 'did not succeed',
-  blocked: 'needs a person',
-  rolled_back: 'was rolled back',
-};
-const GOOD = new Set(['verified', 'published', 'approved']);
-const BAD = new Set(['failed', 'blocked', 'expired', 'rejected']);
-
 /** Shows the state's chat in `root`, which `scroller` scrolls. `actions`: {loadOlder, resend, discard, showRepair, showWorkflow}. */
 export function mountChat(scroller, root, store, actions) {
   const views = new Map();
@@ -45,7 +27,7 @@ export function mountChat(scroller, root, store, actions) {
   let atEnd = false;
   let [drawnAt, later] = [0, 0];
 
-  const older = h('button.quiet.older', { type: 'button', onclick: showOlder }, 'Show earlier');
+  const older = h('button.quiet.older', { onclick: showOlder }, 'Show earlier');
   const list = h('div.log', { role: 'log', 'aria-live': 'off', 'aria-label': 'Conversation' });
   const pending = h('ol.log.pending', { 'aria-label': 'Messages on their way' });
   const nothing = h('p.hint');
@@ -88,9 +70,9 @@ export function mountChat(scroller, root, store, actions) {
     drawOutbox(state);
     const [turn] = chat.turns.values();
     const isSilent = turn && !chat.items.at(-1)?.streaming;
-    const does = !isSilent ? '' : turn.kind === 'repair' ? 'Repairing \u2026' : 'Working \u2026';
+    const does = !isSilent ? '' : turn.kind === 'repair' ? 'Repairing …' : 'Working …';
     if (working.textContent !== does) working.textContent = does;
-    const words = !session || shown.length || state.outbox.length ? '' : session.loading ? 'Loading \u2026' : 'Nothing has been said yet.';
+    const words = !session || shown.length || state.outbox.length ? '' : session.loading ? 'Loading …' : 'Nothing has been said yet.';
     if (nothing.textContent !== words) nothing.textContent = words;
     const more = first > 0 || (session?.oldest ?? session?.firstSeq ?? 0) > (session?.firstSeq ?? 0);
     older.hidden = !more;
@@ -210,7 +192,7 @@ const KINDS = {
         now = changed;
         const state = now.ok === undefined ? 'running' : now.ok ? 'good' : 'bad';
         details.dataset.state = state;
-        sign.textContent = { running: '\u2026', good: '\u2713', bad: '\u2715' }[state];
+        sign.textContent = { running: '…', good: '✓', bad: '✕' }[state];
         how.textContent = { running: 'runs', good: 'done', bad: now.rule ? 'refused' : now.ok === null ? 'ended without a result' : 'failed' }[state];
         fill(gist, now.rule ?? (/^[[{]/.test(now.summary ?? '') ? '' : now.summary));
         if (details.open) unfold();
@@ -219,9 +201,9 @@ const KINDS = {
   },
 
   turn(item) {
-    const cost = item.costUsd ? ` \u00b7 $${item.costUsd.toFixed(3)}` : '';
-    const words = `${OUTCOMES[item.outcome] ?? item.outcome} \u00b7 ${duration(item.durationMs ?? 0)}${cost}`;
-    const error = item.error && item.outcome !== 'completed' ? h('span.why', null, ` \u2013 ${item.error}`) : null;
+    const cost = item.costUsd ? ` · $${item.costUsd.toFixed(3)}` : '';
+    const words = `${OUTCOMES[item.outcome] ?? item.outcome} · ${duration(item.durationMs ?? 0)}${cost}`;
+    const error = item.error && item.outcome !== 'completed' ? h('span.why', null, ` – ${item.error}`) : null;
     return still(h('article.line.end', { dataset: { outcome: item.outcome } }, h('p', null, words, error)));
   },
 
@@ -229,7 +211,7 @@ const KINDS = {
     const count = h('span.badge', { hidden: true });
     const message = h('p.message', { dir: 'auto' });
     const where = h('p.where');
-    const see = item.repairId && h('button.quiet', { type: 'button', onclick: () => actions.showRepair(item.repairId) }, 'See the repair');
+    const see = item.repairId && h('button.quiet', { onclick: () => actions.showRepair(item.repairId) }, 'See the repair');
     const title = h('p.title', null, h('strong', null, name(item.workflowName)), ' failed ', count);
     const node = h('article.card.bad', { 'aria-label': 'A workflow failed' }, title, message, where, see);
     return {
@@ -238,7 +220,7 @@ const KINDS = {
         count.hidden = !(now.count > 1);
         count.textContent = `${now.count} times`;
         fill(message, now.message ?? 'n8n told no message.');
-        fill(where, now.node ? ['at the node ', name(now.node)] : null, ` \u00b7 ${clock(now.at)}`);
+        fill(where, now.node ? ['at the node ', name(now.node)] : null, ` · ${clock(now.at)}`);
       },
     };
   },
@@ -246,27 +228,25 @@ const KINDS = {
   repair(item, actions) {
     const title = h('p.title');
     const why = h('p.message', { dir: 'auto' });
-    const see = h('button.quiet', { type: 'button', onclick: () => actions.showRepair(item.repairId) });
+    const see = h('button.quiet', { onclick: () => actions.showRepair(item.repairId) });
     const node = h('article.card', { 'aria-label': 'Repair' }, title, why, see);
     return {
       node,
       update(now, state) {
         const repair = state.healing.repairs.get(now.repairId);
         if (!repair) return;
-        const words = REPAIR_WORDS[repair.state] ?? repair.state;
+        const [words, tone] = STATES[repair.state] ?? [repair.state, ''];
         const workflow = state.healing.workflows.get(repair.workflowId)?.name ?? repair.workflowName;
-        node.classList.toggle('good', GOOD.has(repair.state));
-        node.classList.toggle('bad', BAD.has(repair.state));
-        node.classList.toggle('waits', repair.state === 'waiting');
-        fill(title, h('strong', null, 'The repair'), workflow ? [' of ', name(workflow)] : null, ` ${words}`);
+        node.className = `card ${tone}`;
+        fill(title, h('strong', null, 'The repair'), workflow ? [' of ', name(workflow)] : null, h('span.badge', { class: `badge ${tone}` }, words));
         fill(why, repair.state === 'diagnosed' ? repair.diagnosis?.summary : ['waiting', 'failed', 'blocked', 'unverified'].includes(repair.state) ? repair.reason : repair.summary ?? repair.diagnosis?.summary);
         see.textContent = repair.state === 'waiting' ? 'Look at the changes and decide' : repair.diff ? 'See what was changed' : 'See the repair';
       },
     };
   },
 
-  registered: (item, actions) => line(h('button.link', { type: 'button', onclick: () => actions.showWorkflow(item.workflowId) }, name(item.name)), ' is a workflow of this session now.'),
-  autonomy: (item) => line('How far repairs may go for ', name(item.workflowId), ` is now \u201c${item.autonomy}\u201d.`),
+  registered: (item, actions) => line(h('button.link', { onclick: () => actions.showWorkflow(item.workflowId) }, name(item.name)), ' is a workflow of this session now.'),
+  autonomy: (item) => line('How far repairs may go for ', name(item.workflowId), ` is now “${item.autonomy}”.`),
   rolledBack: (item) => line('Workflow ', name(item.workflowId), ` was rolled back (${item.by}).`),
   notice: (item) => still(h('article.line.notice', { dataset: { level: item.level } }, h('p', null, item.text))),
   closed: (item) => line('The session has ended: ', item.reason),
@@ -278,15 +258,15 @@ function unsent(message, connection, actions) {
   const buttons = [];
   if (message.state === 'refused') {
     fill(note, `Not sent: ${message.why}`);
-    buttons.push(h('button.quiet', { type: 'button', onclick: () => actions.resend(message.id) }, 'Send again'));
+    buttons.push(h('button.quiet', { onclick: () => actions.resend(message.id) }, 'Send again'));
   } else if (message.until && connection.is === 'live') {
     const why = message.code === 'rate_limited' ? 'Too many messages in a minute' : message.why;
     countDown(note, message.until, (left) => `${why.replace(/\.$/, '')}. Sent in ${left}.`);
   } else if (message.state === 'sending') {
-    note.textContent = 'Sending \u2026';
+    note.textContent = 'Sending …';
   } else {
-    note.textContent = 'Sent as soon as the connection is back.';
+    note.textContent = connection.is === 'over' ? 'Not sent.' : 'Sent as soon as the connection is back.';
   }
-  if (message.state !== 'sending') buttons.push(h('button.quiet', { type: 'button', onclick: () => actions.discard(message.id) }, 'Discard'));
+  if (message.state !== 'sending') buttons.push(h('button.quiet', { onclick: () => actions.discard(message.id) }, 'Discard'));
   return h('li.said.mine.unsent', { 'aria-label': 'You' }, h('p.text', { dir: 'auto' }, message.text), h('footer', null, note, buttons));
 }

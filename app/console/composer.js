@@ -17,7 +17,7 @@ export function mountComposer(form, store, actions) {
     'aria-label': 'Message', 'aria-describedby': 'composer-hint', oninput: typed, onkeydown: pressed,
   });
   const send = h('button.main', { type: 'submit' }, 'Send');
-  const stop = h('button.danger', { type: 'button', hidden: true, onclick: actions.stop }, 'Stop');
+  const stop = h('button.danger', { hidden: true, onclick: actions.stop }, 'Stop');
   const hint = h('p.hint', { id: 'composer-hint' });
   fill(form, box, h('div.buttons', null, hint, stop, send));
   form.addEventListener('submit', (event) => {

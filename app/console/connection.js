@@ -9,6 +9,8 @@ const LONGEST_WAIT_MS = 15_000;
 const ANSWER_MS = 10_000;
 const RESTART = 1012;
 const FULL = 1013;
+/** The browser's own: a handshake that was refused, or a network that is gone. */
+const NO_ANSWER = 1006;
 const WHY_OVER = {
   1000: 'This session has ended.',
   4400: 'The bridge does not understand this page. Reload it.',
@@ -52,7 +54,7 @@ export function connect({ hello, onFrame, onStatus }) {
     address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';
     const own = new WebSocket(address);
     socket = own;
-    timer = setTimeout(() => lost(own, 1006), ANSWER_MS);
+    timer = setTimeout(() => lost(own, NO_ANSWER), ANSWER_MS);
     own.onopen = () => own.send(JSON.stringify({ type: 'hello', ...hello() }));
     own.onmessage = (message) => socket === own && take(JSON.parse(message.data));
     own.onclose = (event) => lost(own, event.code);
@@ -85,7 +87,7 @@ export function connect({ hello, onFrame, onStatus }) {
     beat = setInterval(() => {
       const now = performance.now();
       // Asked, and nothing heard since: how late this looks does not matter, as in a tab that is seldom let run.
-      if (askedAt > heardAt && now - askedAt > ANSWER_MS) lost(socket, 1006);
+      if (askedAt > heardAt && now - askedAt > ANSWER_MS) lost(socket, NO_ANSWER);
       else if (now - heardAt > everyS * 500 && askedAt <= heardAt && socket?.readyState === WebSocket.OPEN) {
         askedAt = now;
         socket.send('{"type":"ping"}');
@@ -108,7 +110,7 @@ export function connect({ hello, onFrame, onStatus }) {
       const waitMs = pause(code);
       report({ is: 'waiting', until: Date.now() + waitMs, why: why(code) });
       timer = setTimeout(open, waitMs);
-      if (!welcomed && code !== FULL && code !== RESTART) explain();
+      if (!welcomed && code === NO_ANSWER) explain();
     }
   }
 
@@ -133,14 +135,15 @@ export function connect({ hello, onFrame, onStatus }) {
   function why(code) {
     if (code === RESTART) return 'The bridge restarts.';
     if (code === FULL) return told.message ?? 'The bridge is full.';
-    return welcomed ? 'The connection was lost.' : 'The bridge cannot be reached.';
+    if (welcomed) return 'The connection was lost.';
+    return code === NO_ANSWER ? 'The bridge cannot be reached.' : told.message ?? 'The bridge let the connection go.';
   }
 
   const now = () => {
     if (status.is === 'waiting' || status.is === 'offline') open();
   };
   const gone = () => {
-    if (socket && status.is !== 'over') lost(socket, 1006);
+    if (socket && status.is !== 'over') lost(socket, NO_ANSWER);
     else if (status.is === 'waiting') {
       clearTimeout(timer);
       report({ is: 'offline' });
@@ -150,7 +153,7 @@ export function connect({ hello, onFrame, onStatus }) {
   const seen = () => {
     if (document.hidden) return;
     if (status.is === 'waiting' && Date.now() >= status.until) open();
-    else if (status.is === 'live' && socket?.readyState !== WebSocket.OPEN) lost(socket, 1006);
+    else if (status.is === 'live' && socket?.readyState !== WebSocket.OPEN) lost(socket, NO_ANSWER);
   };
   addEventListener('online', now);
   addEventListener('offline', gone);

@@ -21,8 +21,8 @@ export function ask({ title, text, field, yes = 'OK', other, danger = false }) {
       h('input', { id: 'asked', type: field.type ?? 'text', value: field.value ?? '', autocomplete: 'off', spellcheck: 'false', maxlength: '512', required: true, ref: (made) => (input = made) }),
     ];
     const buttons = h('div.buttons', null,
-      other && h('button.danger', { type: 'button', onclick: () => { answer = false; dialog.close(); } }, other),
-      h('button.quiet', { type: 'button', onclick: () => dialog.close() }, 'Cancel'),
+      other && h('button.danger', { onclick: () => { answer = false; dialog.close(); } }, other),
+      h('button.quiet', { onclick: () => dialog.close() }, 'Cancel'),
       h(danger ? 'button.danger' : 'button.main', { type: 'submit' }, yes));
     const dialog = h('dialog', { 'aria-labelledby': 'asked-title', onclose: () => { dialog.remove(); resolve(answer); } },
       h('form', { onsubmit: submit }, h('h2', { id: 'asked-title' }, title), text && h('p', null, text), given, buttons));
@@ -32,14 +32,24 @@ export function ask({ title, text, field, yes = 'OK', other, danger = false }) {
   });
 }
 
-let region = null;
+const SEEN_MS = 6000;
+const MOST_AT_ONCE = 3;
+let due = [];
+let timer = 0;
 
 /** Says something to who does not look, and shows it for a while to who does. */
 export function announce(text, { seen = false } = {}) {
-  region ??= document.querySelector('#announcer');
+  const region = document.getElementById('announcer');
+  // What is said within one frame is said together: the last would be all that is heard.
+  const isFirst = due.length === 0;
+  due = [...due, { text: text.slice(0, 300), seen }].slice(-MOST_AT_ONCE);
+  if (!isFirst) return;
   region.textContent = '';
-  requestAnimationFrame(() => fill(region, text.slice(0, 300)));
-  region.classList.toggle('seen', seen);
-  clearTimeout(announce.timer);
-  announce.timer = setTimeout(() => region.classList.remove('seen'), 6000);
+  requestAnimationFrame(() => {
+    fill(region, due.map((one) => one.text).join(' '));
+    region.classList.toggle('seen', due.some((one) => one.seen));
+    due = [];
+    clearTimeout(timer);
+    timer = setTimeout(() => region.classList.remove('seen'), SEEN_MS);
+  });
 }

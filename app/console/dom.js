@@ -5,6 +5,10 @@ const LINKS = /^(https?:|mailto:|#|\.?\/(?!\/)|health$|readyz$)/i;
 // What turns the order of a text around, and control characters: shown by their number, never obeyed.
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g;
 
+// Chromium takes minutes to lay out a hundred kilobytes without a space, such as a file in an error message.
+const UNBROKEN = /\S{200}(?=\S)/gu;
+const NAME_CHARS = 200;
+
 /** Text as it may be shown. */
 export function visible(text) {
   const shown = String(text);
@@ -32,8 +36,19 @@ export function fill(parent, ...children) {
   return parent;
 }
 
-/** A name that others chose, kept from changing the direction of the words around it. */
-export const name = (text) => h('bdi', null, text);
+/** A name that others chose, kept short, and from changing the direction of the words around it. */
+export const name = (text) => h('bdi', null, cut(String(text), NAME_CHARS));
+
+/** Where it is told what went wrong, aloud too. */
+export const alarm = (...words) => h('p.problem', { role: 'alert' }, words);
+
+/** A link out of this page. */
+export const away = (href, ...words) => h('a', { href, target: '_blank', rel: 'noopener noreferrer' }, words);
+
+/** A part that is moved by the keyboard too, where it is wider or higher than its place. */
+export const scrolls = (label, ...content) => h('div.scrolls', { tabindex: '0', role: 'group', 'aria-label': label }, content);
+
+export const cut = (text, chars) => (text.length > chars ? `${text.slice(0, chars)}\u2026` : text);
 
 function split(selector) {
   return [selector.split('.')[0]];
@@ -42,6 +57,8 @@ function split(selector) {
 function build(element, selector, attributes, children) {
   const classes = selector.split('.').slice(1).join(' ');
   if (classes) element.setAttribute('class', classes);
+  // One that sends a form says so.
+  if (element.localName === 'button') element.type = 'button';
   for (const [key, value] of Object.entries(attributes ?? {})) set(element, key, value);
   element.append(...nodes(children));
   return element;
@@ -60,5 +77,7 @@ function set(element, key, value) {
 
 function nodes(children) {
   return children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false && c !== true)
-    .map((c) => (c instanceof Node ? c : document.createTextNode(visible(c))));
+    .flatMap((c) => (c instanceof Node ? c : breakable(visible(c))));
 }
+
+const breakable = (text) => text.replace(UNBROKEN, '$&\0').split('\0').flatMap((piece, i) => (i ? [document.createElement('wbr'), piece] : piece));

@@ -19,6 +19,8 @@ import { mountTabs } from './tabs.js';
 import { countDown } from './time.js';
 import { mountWelcome } from './welcome.js';
 
+const SIDE = ['workflows', 'repairs'];
+
 const find = (id) => document.getElementById(id);
 const current = (element, is) => (is ? element.setAttribute('aria-current', 'page') : element.removeAttribute('aria-current'));
 const store = createStore({ chat: chatState, healing: healingState });
@@ -64,7 +66,10 @@ mountChat(find('log'), log, store, actions);
 mountWelcome(welcome, store, { play, write: (text) => { composer.put(text); composer.focus(); } });
 mountSessions(find('sessions'), store, ui);
 mountStory(find('story'), store, ui);
-const tabs = mountTabs(find('tabs'), [{ id: 'workflows', title: 'Workflows' }, { id: 'repairs', title: 'Repairs' }]);
+const tabs = mountTabs(find('tabs'), [{ id: 'workflows', title: 'Workflows' }, { id: 'repairs', title: 'Repairs' }], (shown) => {
+  // What is chosen on a wide screen is what a narrow one shows when the window is made small.
+  if (SIDE.includes(document.body.dataset.view)) document.body.dataset.view = shown;
+});
 tabs.show('workflows');
 const context = { store, api, connection, ui };
 mountWorkflows(find('panel-workflows'), context);
@@ -101,7 +106,11 @@ async function stop() {
   }
 }
 
+let playing = false;
 async function play() {
+  // A second click is not a second drill.
+  if (playing) return;
+  playing = true;
   try {
     const { id, text } = await begin(store.state.bridge.health);
     ui.open(id);
@@ -110,6 +119,7 @@ async function play() {
   } catch (error) {
     refused(error);
   }
+  playing = false;
 }
 
 function refused(error) {
@@ -137,10 +147,12 @@ function route() {
   const isOps = place === 'ops';
   find('ops').hidden = !isOps;
   find('console').hidden = find('views').hidden = isOps;
+  document.querySelector('.skip').hidden = isOps;
   current(find('to-ops'), isOps);
   current(find('to-console'), !isOps);
-  if (isOps) unmountOps ??= mountOps(find('ops'), context) ?? (() => {});
+  if (isOps) unmountOps ??= mountOps(find('ops'), context);
   else unmountOps = unmountOps?.() ?? null;
+  store.set({});
   if (isOps) return;
   const id = place === 'new' ? null : place || latest();
   if (session?.id === (id ?? undefined)) return;
@@ -166,15 +178,15 @@ function drawStatus({ connection: now, session: open }) {
   const key = JSON.stringify([now, open?.agent]);
   if (drawStatus.key === key) return;
   drawStatus.key = key;
-  const again = (words) => h('button.quiet', { type: 'button', onclick: () => (now.is === 'over' ? reopen() : connection.retry()) }, words);
+  const again = (words) => h('button.quiet', { onclick: () => (now.is === 'over' ? reopen() : connection.retry()) }, words);
   const words = h('span');
   const shown = {
     none: () => [],
-    connecting: () => 'Connecting \u2026',
+    connecting: () => 'Connecting …',
     live: () => ['Live', open?.agent && h('span.agent', null, open.agent === 'claude' ? 'Claude answers' : 'The offline agent answers')],
     waiting: () => [countDown(words, now.until, (left) => `${now.why} Reconnecting in ${left}.`), again('Now')],
     offline: () => 'Offline: this device has no network.',
-    over: () => [now.why, now.code === 4409 ? again('Use it here') : now.code === 4401 && h('button.quiet', { type: 'button', onclick: giveToken }, 'Give the access token')],
+    over: () => [now.why, now.code === 4409 ? again('Use it here') : now.code === 4401 && h('button.quiet', { onclick: giveToken }, 'Give the access token')],
   }[now.is]();
   find('status').dataset.is = now.is;
   // Its countdown is not for the ear; that something has changed is.
@@ -196,7 +208,7 @@ function drawHead({ session: open, bridge }) {
 }
 
 const views = [['sessions', 'Sessions'], ['chat', 'Chat'], ['workflows', 'Workflows'], ['repairs', 'Repairs']].map(([view, title]) =>
-  h('button', { type: 'button', dataset: { view }, onclick: () => (view === 'sessions' || view === 'chat' ? (document.body.dataset.view = view) : ui.show(view)) }, title, h('span.badge', { hidden: true })));
+  h('button', { dataset: { view }, onclick: () => (SIDE.includes(view) ? ui.show(view) : (document.body.dataset.view = view)) }, title, h('span.badge', { hidden: true })));
 fill(find('views'), views);
 new MutationObserver(markView).observe(document.body, { attributeFilter: ['data-view'] });
 
@@ -211,8 +223,8 @@ function drawWaiting({ healing, session: open }) {
   const badge = views[3].querySelector('.badge');
   badge.hidden = !count;
   badge.textContent = count || '';
-  const title = visible(open ? titleOf(open.id) : 'New session');
-  document.title = `${count ? `(${count}) ` : ''}${title} \u00b7 self-healing bridge`;
+  const title = visible(!find('ops').hidden ? 'Operations' : open ? titleOf(open.id) : 'New session');
+  document.title = `${count ? `(${count}) ` : ''}${title} · self-healing bridge`;
 }
 
 // What has come since the session was opened is said to who does not see it.

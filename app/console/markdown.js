@@ -1,7 +1,7 @@
 // Markdown as elements. A parser (vendor/marked.js) says what the text is; elements are made here, from a short list, with
 // texts that stay texts. HTML in it is shown as it was written.
 
-import { h } from './dom.js';
+import { away, h, scrolls } from './dom.js';
 import { Lexer } from './vendor/marked.js';
 
 const LONGEST_CHARS = 100_000;
@@ -73,7 +73,7 @@ function block(token) {
     case 'list_item':
       return h('li', { dir: 'auto' }, all(token.tokens));
     case 'checkbox':
-      return token.checked ? '\u2611 ' : '\u2610 ';
+      return token.checked ? '☑ ' : '☐ ';
     case 'table':
       return table(token);
     case 'code':
@@ -105,14 +105,14 @@ function block(token) {
 function link({ href, tokens }) {
   const inside = all(tokens);
   if (!SAFE_LINK.test(href)) return inside;
-  return h('a', { href, target: '_blank', rel: 'noopener noreferrer' }, inside);
+  return away(href, inside);
 }
 
 function table({ header, rows }) {
   const cell = (tag) => (one) => h(tag, { class: one.align && `to-${one.align}`, dir: 'auto' }, all(one.tokens));
   const body = h('tbody', null, rows.map((row) => h('tr', null, row.map(cell('td')))));
   const table = h('table', null, h('thead', null, h('tr', null, header.map(cell('th')))), body);
-  return h('div.scrolls', { tabindex: '0', role: 'group', 'aria-label': 'Table' }, table);
+  return scrolls('Table', table);
 }
 
 function plain(text) {

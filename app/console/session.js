@@ -2,6 +2,7 @@
 
 import * as api from './api.js';
 import { connect } from './connection.js';
+import { announce } from './dialogs.js';
 import * as healing from './healing-state.js';
 import * as kept from './kept.js';
 
@@ -11,6 +12,8 @@ const PIECE_EVENTS = 1000;
 /** A page that is open for weeks keeps this many, and drops the older half when it has them. */
 const MOST_EVENTS = 20_000;
 const AGAIN_MS = 3000;
+/** Close codes of a session that is no more. */
+const ENDED = [1000, 4404];
 
 export function openSession(store, id) {
   let connection = null;
@@ -28,6 +31,7 @@ export function openSession(store, id) {
 
   // Only the last events are asked for: a long session is shown as fast as a short one.
   async function begin() {
+    report({ is: 'connecting' });
     try {
       const found = await api.inSession(id, 'GET');
       if (!mine()) return;
@@ -57,13 +61,12 @@ export function openSession(store, id) {
     if (!mine()) return;
     store.set({ connection: status });
     if (status.is === 'live') send();
-    if (status.is === 'over' && status.code === 4404 && kept.sessions()[id]) kept.keepSession(id, { gone: true });
+    if (status.is === 'over' && ENDED.includes(status.code) && kept.sessions()[id]) kept.keepSession(id, { gone: true });
   }
 
   function take(frame) {
     if (!mine()) return;
     if (frame.type === 'welcome') welcome(frame);
-    else if (frame.type === 'error') store.set({ session: Object.assign(session, { problem: frame.message }) });
     else if (frame.seq) {
       store.take(frame);
       settle(frame);
@@ -76,7 +79,7 @@ export function openSession(store, id) {
 
   function welcome(frame) {
     const { agent, limits, firstSeq, lastSeq, workflows } = frame;
-    Object.assign(session, { agent, limits, firstSeq, workflows, loading: false, problem: null });
+    Object.assign(session, { agent, limits, firstSeq, workflows, loading: false });
     session.toldSeq ||= lastSeq;
     session.goal = lastSeq;
     healing.welcome(store.state.healing, session);
@@ -102,7 +105,7 @@ export function openSession(store, id) {
         if (found.length || after === 0) break;
       }
     } catch (error) {
-      session.problem = error.message;
+      if (mine()) announce(`What was earlier cannot be shown: ${error.message}`, { seen: true });
     }
     session.loading = false;
     store.set({ session });
@@ -139,15 +142,15 @@ export function openSession(store, id) {
     if (sending || !mine()) return;
     sending = true;
     try {
-      for (let next = store.state.outbox[0]; next && mine(); next = store.state.outbox[0]) {
-        if (next.state === 'refused') break;
+      // One that was refused waits for the person, and the others not for it.
+      const first = () => store.state.outbox.find((one) => one.state !== 'refused');
+      for (let next = first(); next && mine(); next = first()) {
         mark(next.id, { state: 'sending', until: undefined });
         try {
           await api.inSession(id, 'POST', '/messages', { text: next.text, clientMessageId: next.id });
           if (mine()) drop(next.id);
         } catch (error) {
-          if (mine()) postpone(next, error);
-          break;
+          if (!mine() || postpone(next, error)) break;
         }
       }
     } finally {
@@ -155,14 +158,17 @@ export function openSession(store, id) {
     }
   }
 
+  /** Whether it is tried again by itself. */
   function postpone(message, error) {
-    if (error.status === 0 || error.status === 429 || error.status >= 500) {
+    const isPassing = error.status === 0 || error.status === 429 || error.status >= 500;
+    if (isPassing) {
       const waitMs = error.retryAfterS ? error.retryAfterS * 1000 : AGAIN_MS;
       mark(message.id, { state: 'waiting', code: error.code, why: error.message, until: Date.now() + waitMs });
       timer = setTimeout(send, waitMs);
     } else {
       mark(message.id, { state: 'refused', why: error.message });
     }
+    return isPassing;
   }
 
   return {
@@ -181,10 +187,7 @@ export function openSession(store, id) {
       send();
     },
     command: (type, fields) => api.command(id, type, fields),
-    retry() {
-      if (connection) connection.retry();
-      else begin();
-    },
+    retry: () => connection?.retry(),
     close() {
       closed = true;
       clearTimeout(timer);

@@ -36,7 +36,7 @@ export function mountSessions(root, store, ui) {
   const list = h('ul.session-list');
   const note = h('p.hint');
   fill(root,
-    h('div.head', null, h('h2', null, 'Sessions'), h('button.quiet', { type: 'button', onclick: () => ui.open(null) }, 'New session')),
+    h('div.head', null, h('h2', null, 'Sessions'), h('button.quiet', { onclick: () => ui.open(null) }, 'New session')),
     list, note);
   let drawn = '';
 
@@ -49,7 +49,7 @@ export function mountSessions(root, store, ui) {
 
   async function end(id, title, isGone) {
     const text = isGone ? 'It has ended already.' : 'Its turn stops, and failures of its workflows are no longer repaired. The workflows themselves stay.';
-    const yes = await ask({ title: isGone ? `Forget \u201c${title}\u201d?` : `End \u201c${title}\u201d?`, text, yes: isGone ? 'Forget' : 'End it', danger: true });
+    const yes = await ask({ title: isGone ? `Forget “${title}”?` : `End “${title}”?`, text, yes: isGone ? 'Forget' : 'End it', danger: true });
     if (yes === null) return;
     try {
       if (!isGone) await api.inSession(id, 'DELETE');
@@ -90,16 +90,17 @@ export function mountSessions(root, store, ui) {
   }
 
   function row({ id, title, isCurrent, isGone, sub, at, waits }) {
-    const pick = h('button.pick', { type: 'button', 'aria-current': isCurrent && 'true', dataset: { focus: `pick ${id}` }, onclick: () => ui.open(id) },
+    const pick = h('button.pick', { 'aria-current': isCurrent && 'true', dataset: { focus: `pick ${id}` }, onclick: () => ui.open(id) },
       h('span.title', null, name(title)), h('span.sub', { class: waits ? 'sub waits' : 'sub' }, sub, h('time', null, at)));
-    const button = (label, sign, onclick) => h('button.icon', { type: 'button', title: label, 'aria-label': `${label}: ${title}`, dataset: { focus: `${label} ${id}` }, onclick }, sign);
+    const button = (label, sign, onclick) => h('button.icon', { title: label, 'aria-label': `${label}: ${title}`, dataset: { focus: `${label} ${id}` }, onclick }, sign);
     return h('li', { class: isGone ? 'gone' : null }, pick,
-      h('div.tools', null, isGone || button('Rename', '\u270e', () => rename(id, title)), button(isGone ? 'Forget' : 'End', '\u2715', () => end(id, title, isGone))));
+      h('div.tools', null, isGone || button('Rename', '✎', () => rename(id, title)), button(isGone ? 'Forget' : 'End', '✕', () => end(id, title, isGone))));
   }
 
   store.subscribe(draw);
   kept.watch(() => store.set({}));
-  setInterval(() => document.hidden || refreshSessions(store), EVERY_MS);
+  // A wrong token is not tried again and again: they are counted.
+  setInterval(() => document.hidden || store.state.bridge.access === 'refused' || refreshSessions(store), EVERY_MS);
 }
 
 const NOTES = {

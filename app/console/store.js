@@ -2,7 +2,7 @@
 //
 // state = {
 //   bridge:     {health?, access: 'unknown' | 'ok' | 'needed' | 'refused', sessions: [as GET /sessions] | null}
-//   session:    null, or {id, agent?, limits?, firstSeq, lastSeq, goal?, toldSeq, oldest, loading, problem?}
+//   session:    null, or {id, agent?, limits?, firstSeq, lastSeq, goal?, toldSeq, oldest, loading}
 //               `oldest`: number of the first event that is here; `toldSeq`: what had happened before it
 //               was opened; `goal`: what has happened by now and is being told, as of the last welcome
 //   connection: as connection.js reports, {is: 'none'} without a session
@@ -52,7 +52,14 @@ export function createStore(reducers) {
 
   function tell() {
     due = false;
-    for (const told of subscribers) told(state);
+    for (const told of subscribers) {
+      // A view that fails takes no other along.
+      try {
+        told(state);
+      } catch (error) {
+        reportError(error);
+      }
+    }
   }
 
   return {

@@ -10,6 +10,15 @@ const REQUEST = 'Build a webhook that gets http://service.example/price and answ
 const HTTP_REQUEST = 'n8n-nodes-base.httpRequest';
 const COMMAND = '.venv/bin/flask drill';
 
+const ENDS = {
+  published: 'The repair is published, and an undo is kept.',
+  rejected: 'You said no, so the workflow is as it was.',
+  rolled_back: 'The repair is undone: the workflow is as it was.',
+  expired: 'Nobody decided in time, so the workflow is as it was.',
+  failed: 'It was not repaired.',
+  blocked: 'It was not repaired, and needs a person now.',
+};
+
 /** Begins it in a new session; gives the session's id and what is said in it, if anything. */
 export async function begin(health) {
   const id = await api.openSession();
@@ -35,7 +44,8 @@ export function mountStory(root, store, ui) {
     }
     const workflow = [...healing.workflows.values()][0];
     const repair = [...healing.repairs.values()].at(-1);
-    const at = !workflow || (!repair && chat.turns.size) ? 0 : !repair ? 1 : !repair.diff ? 2 : repair.state === 'published' ? 4 : 3;
+    const isOver = repair && repair.state in ENDS;
+    const at = !workflow || (!repair && chat.turns.size) ? 0 : !repair ? 1 : isOver ? 4 : !repair.diff ? 2 : 3;
     const key = `${session.id} ${at} ${repair?.state}`;
     if (key === drawn) return;
     drawn = key;
@@ -43,16 +53,17 @@ export function mountStory(root, store, ui) {
   });
 
   function draw(at, workflow, repair, id) {
-    const button = (words, onclick, kind = 'main') => h(`button.${kind}`, { type: 'button', onclick }, words);
+    const button = (words, onclick, kind = 'main') => h(`button.${kind}`, { onclick }, words);
     const see = (words) => button(words, () => ui.show('repairs', { repairId: repair.repairId }));
+    const isHealed = repair?.state === 'published';
     const steps = [
       ['Build', 'The agent builds a workflow from one sentence.', null],
-      ['Break', 'Now let its call of the service fail, as n8n would report it.', () => button('Break it', () => breakIt(id, workflow))],
+      ['Break', 'Now let its call of the service fail, as n8n would report it.', () => button('Break it', (event) => breakIt(event.target, id, workflow))],
       ['Diagnose', 'The failure has been reported. The agent looks for the cause.', null],
       ['Decide', repair?.state === 'waiting' ? 'A repair is proposed. No n8n is connected that could prove it, so you decide.' : 'A repair is proposed.', () => see('Look at the changes')],
-      ['Healed', 'The repair is published, and an undo is kept.', () => [see('See what was changed'), button('Close this', () => leave(id), 'quiet')]],
+      [at === 4 && !isHealed ? 'Over' : 'Healed', ENDS[repair?.state], () => [see(isHealed ? 'See what was changed' : 'See the repair'), button('Close this', () => leave(id), 'quiet')]],
     ];
-    const items = steps.map(([title], i) => h('li', { class: i < at || at === 4 ? 'done' : i === at ? 'now' : null, 'aria-current': i === at && 'step' }, title));
+    const items = steps.map(([title], i) => h('li', { class: i < at || isHealed ? 'done' : i === at ? 'now' : null, 'aria-current': i === at && 'step' }, title));
     const [, words, action] = steps[at];
     const hadFocus = root.contains(document.activeElement);
     fill(root, h('section.story', { 'aria-label': 'The drill' }, h('ol', null, items), h('p', null, words), h('div.buttons', null, action?.())));
@@ -64,11 +75,15 @@ export function mountStory(root, store, ui) {
     store.set({});
   }
 
-  async function breakIt(id, workflow) {
+  async function breakIt(button, id, workflow) {
+    // It fails once, however often it is clicked. Not `disabled`, which would lose the keyboard's place.
+    if (button.ariaDisabled) return;
+    button.ariaDisabled = 'true';
     try {
       await api.command(id, 'set_autonomy', { workflowId: workflow.workflowId, autonomy: 'auto' });
       await api.call('POST', 'callbacks/n8n/error', failureOf(workflow, await failing(id, workflow)));
     } catch (error) {
+      button.ariaDisabled = null;
       announce(`It could not be broken from here (${error.message}). On the machine of the bridge, ${COMMAND} does it.`, { seen: true });
     }
   }
@@ -90,6 +105,6 @@ function failureOf({ workflowId, name }, node) {
   const run = `drill-${crypto.randomUUID().slice(0, 8)}`;
   const message = 'Service unavailable - try again later or consider setting this node to retry automatically';
   const error = { name: 'NodeApiError', message, description: 'The drill lets this call fail.', httpCode: '503', node };
-  const url = `http://n8n.example/workflow/${workflowId}/executions/${run}`;
-  return { execution: { id: run, url, mode: 'webhook', lastNodeExecuted: node.name, error }, workflow: { id: workflowId, name } };
+  // There is no address of the run: nobody could open it.
+  return { execution: { id: run, mode: 'webhook', lastNodeExecuted: node.name, error }, workflow: { id: workflowId, name } };
 }

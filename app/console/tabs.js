@@ -21,7 +21,7 @@ export function mountTabs(root, tabs, onShow) {
   });
 
   function button(id, title) {
-    return h('button', { type: 'button', role: 'tab', id: `tab-${id}`, 'aria-controls': `panel-${id}`, onclick: () => show(id) }, title, h('span.badge', { hidden: true }));
+    return h('button', { role: 'tab', id: `tab-${id}`, 'aria-controls': `panel-${id}`, onclick: () => show(id) }, title, h('span.badge', { hidden: true }));
   }
 
   function show(shown) {

@@ -10,10 +10,10 @@ const SENTENCES = [
 ];
 
 const NEEDS = [
-  ['claude', 'Agent', 'Claude answers.', 'A small agent with fixed rules answers. It builds simple workflows and adds retries.', ['ANTHROPIC_API_KEY=sk-ant-\u2026']],
-  ['n8n', 'n8n', 'Workflows are built there.', 'None is connected: workflows stay drafts here, and repairs wait for you. On this machine, make n8n installs and starts one.', ['N8N_API_URL=http://127.0.0.1:5678', 'N8N_API_KEY=\u2026']],
-  ['callbacks', 'Callbacks', 'Only who knows the secret may report failures.', 'Only this machine may report failures.', ['N8N_CALLBACK_SECRET=\u2026']],
-  ['access', 'Access', 'New sessions need the access token.', 'Only this machine may begin sessions.', ['ACCESS_TOKEN=\u2026']],
+  ['claude', 'Agent', 'Claude answers.', 'A small agent with fixed rules answers. It builds simple workflows and adds retries.', ['ANTHROPIC_API_KEY=sk-ant-…']],
+  ['n8n', 'n8n', 'Workflows are built there.', 'None is connected: workflows stay drafts here, and repairs wait for you. On this machine, make n8n installs and starts one.', ['N8N_API_URL=http://127.0.0.1:5678', 'N8N_API_KEY=…']],
+  ['callbacks', 'Callbacks', 'Only who knows the secret may report failures.', 'Only this machine may report failures.', ['N8N_CALLBACK_SECRET=…']],
+  ['access', 'Access', 'New sessions need the access token.', 'Only this machine may begin sessions.', ['ACCESS_TOKEN=…']],
 ];
 
 /** Whether this page can play the drill by itself: it calls back in n8n's place, as only this machine may. */
@@ -32,13 +32,13 @@ export function mountWelcome(root, store, actions) {
     fill(root,
       h('h2', null, 'Say what should happen by itself.'),
       h('p.lead', null, 'The bridge builds it as an n8n workflow. When it fails, the bridge finds out why, proposes a repair, proves it and publishes it, or asks you.'),
-      h('ul.examples', { 'aria-label': 'Examples' }, SENTENCES.map((text) => h('li', null, h('button.example', { type: 'button', onclick: () => actions.write(text) }, text)))),
+      h('ul.examples', { 'aria-label': 'Examples' }, SENTENCES.map((text) => h('li', null, h('button.example', { onclick: () => actions.write(text) }, text)))),
       story(bridge),
       health ? setup(health.configured) : h('p.hint', null, 'What is configured is not known yet.'));
   });
 
   function story(bridge) {
-    const play = h('button.main', { type: 'button', onclick: actions.play }, 'Play the drill');
+    const play = h('button.main', { onclick: actions.play }, 'Play the drill');
     const told = canPlay(bridge)
       ? [h('p', null, 'A small workflow is built, broken on purpose, and healed before your eyes. Nothing outside this bridge is touched.'), play]
       : [h('p', null, 'A small workflow is built, broken on purpose, and healed. On the machine of the bridge run:'), h('pre', { tabindex: '0' }, h('code', null, COMMAND)),
@@ -51,10 +51,10 @@ function setup(configured) {
   const rows = NEEDS.map(([key, title, there, missing, lines]) => {
     const ok = configured[key];
     return h('li', { class: ok ? 'there' : 'missing' },
-      h('span.sign', { 'aria-hidden': 'true' }, ok ? '\u2713' : '\u25cb'),
+      h('span.sign', { 'aria-hidden': 'true' }, ok ? '✓' : '○'),
       h('div', null, h('strong', null, title), h('span.state', null, ok ? ' is set. ' : ' is not set. '), ok ? there : missing,
         !ok && h('details', null, h('summary', null, 'How to set it'), h('pre', { tabindex: '0' }, h('code', null, lines.join('\n'))),
-          h('p.hint', null, 'Put it into the file .env in the bridge\u2019s folder, then stop the bridge (Ctrl-C) and start it again (make run).'))));
+          h('p.hint', null, 'Put it into the file .env in the bridge’s folder, then stop the bridge (Ctrl-C) and start it again (make run).'))));
   });
   return h('section.setup', { 'aria-label': 'What is set up' }, h('h3', null, 'What is set up here'), h('ul', null, rows));
 }

@@ -50,6 +50,14 @@ def test_a_changed_file_changes_the_version(tmp_path: Path) -> None:
     assert before.version != after.version and after.version.encode() in after.page.body
 
 
+def test_comments_stay_here_and_lines_keep_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("page")
+    source = "// Why.\nconst a = '/** // */'; // so\n  /** Two\n   * lines. */\n  b(a);\n/** kept */ c();\n/** out */\n"
+    (tmp_path / "main.js").write_text(source)
+    sent = read_assets(tmp_path).files["main.js"].body.decode()
+    assert sent == "\nconst a = '/** // */'; // so\n\n\n  b(a);\n/** kept */ c();\n\n"
+
+
 def test_our_own_part_is_small_and_the_rest_is_as_it_was_published() -> None:
     assets = read_assets()
     own = [

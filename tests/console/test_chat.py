@@ -67,7 +67,8 @@ def test_what_others_wrote_is_shown_as_text(console: Console, bridge: BridgeServ
     console.say("play evil")
     answer = console.chat.get_by_label("Answer", exact=True)
     answer.get_by_role("cell", name="<2>").wait_for()
-    _fail(console, bridge, name=EVIL, message=EVIL, node=EVIL)
+    # A file in an error message: sixty kilobytes without a space.
+    _fail(console, bridge, name=EVIL, message=EVIL + "A" * 60_000, node=EVIL)
     failure = console.chat.get_by_label("A workflow failed")
     failure.wait_for()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from playwright.sync_api import expect
+
 from tests.console.rig import Console
 
 
@@ -27,3 +29,26 @@ def test_a_newcomer_sees_what_is_missing_and_plays_the_drill_to_its_diff(console
     workflow_id = console.http("GET", "")["workflows"][0]["workflowId"]
     nodes = console.http("GET", f"/workflows/{workflow_id}")["nodes"]
     assert [node["name"] for node in nodes if node.get("retryOnFail")] == ["HTTP Request"]
+
+
+def test_a_drill_happens_once_however_often_it_is_clicked_and_ends_where_the_repair_is_refused(
+    console: Console,
+) -> None:
+    console.button("Play the drill").dblclick()
+    console.button("Break it").dblclick()
+    look = console.button("Look at the changes")
+    look.wait_for()
+    # The button that the keyboard was at is gone, and had nothing in its place.
+    expect(console.message).to_be_focused()
+    look.click()
+    console.button("Reject").click()
+    drill = console.page.get_by_role("region", name="The drill")
+    drill.get_by_text("You said no, so the workflow is as it was.").wait_for()
+    assert drill.get_by_role("listitem").all_inner_texts()[-1] == "Over"
+    expect(console.button("Rename: Drill")).to_have_count(1)
+    failures = [
+        event for event in console.http("GET", "/events?after=0")["events"] if event["type"] == "workflow_error"
+    ]
+    assert len(failures) == 1
+    drill.get_by_role("button", name="Close this").click()
+    expect(drill).to_have_count(0)

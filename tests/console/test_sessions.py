@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.console.rig import PHONE, Console
+from tests.console.rig import PHONE, WIDE, Console
 from tests.support.client import Client, Refused
 from tests.support.server import UNLIMITED, BridgeServer
 
@@ -69,6 +69,7 @@ def test_the_access_token_opens_any_session_in_another_browser(
     second.page.get_by_role("heading", name="New session").wait_for()
     first.status.get_by_text("This session has ended.").wait_for()
     expect(first.message).to_be_disabled()
+    assert '"gone":true' in first.page.evaluate("() => localStorage['bridge.sessions']")
 
     # It has no draft until then, which the page asks for.
     second.expect_complaint("404")
@@ -162,6 +163,12 @@ def test_on_a_phone_one_thing_is_shown_at_a_time(open_console: Callable[..., Con
         assert console.page.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"]
         if view in ("Sessions", "Chat"):
             console.check_accessible()
+
+    views.get_by_role("button", name="Repairs").click()
+    console.page.set_viewport_size(WIDE)
+    console.page.get_by_role("tab", name="Workflows").click()
+    console.page.set_viewport_size(PHONE)
+    expect(views.get_by_role("button", name="Workflows")).to_have_attribute("aria-current", "page")
 
 
 def _tab_to(console: Console, wanted: object, *, back: bool = False) -> None:

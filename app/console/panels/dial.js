@@ -1,7 +1,7 @@
 // How far the bridge may go, as a row of buttons: nothing happens on the way from one to another, and what is shown as
 // set is set.
 
-import { fill, h } from '../dom.js';
+import { alarm, fill, h } from '../dom.js';
 
 export const AUTONOMIES = ['observe', 'suggest', 'ask', 'auto'];
 
@@ -12,9 +12,9 @@ export const AUTONOMIES = ['observe', 'suggest', 'ask', 'auto'];
  */
 export function dial(label, words, set) {
   const hint = h('p.hint');
-  const problem = h('p.problem', { role: 'alert' });
+  const problem = alarm();
   let shown = null;
-  const buttons = AUTONOMIES.map((step) => h('button', { type: 'button', 'aria-pressed': 'false', onclick: () => choose(step) }, step));
+  const buttons = AUTONOMIES.map((step) => h('button', { 'aria-pressed': 'false', onclick: () => choose(step) }, step));
 
   const node = h('div.dial', null, h('div.steps-of', { role: 'group', 'aria-label': label }, buttons), hint, problem);
 
@@ -22,13 +22,13 @@ export function dial(label, words, set) {
     if (step === shown || node.ariaBusy) return;
     node.ariaBusy = 'true';
     fill(problem);
-    fill(hint, `Setting \u201c${step}\u201d \u2026`);
+    fill(hint, `Setting “${step}” …`);
     try {
       await set(step);
       show(step);
     } catch (error) {
       show(shown);
-      fill(problem, `It stays at \u201c${shown}\u201d: ${error.message}`);
+      fill(problem, `It stays at “${shown}”: ${error.message}`);
     }
     node.ariaBusy = null;
   }

@@ -99,8 +99,8 @@ function lines(name) {
     if (found.at(-1) && found.at(-1).length + word.length >= LINE_CHARS) found.push(word);
     else found[found.length - 1] += (found.at(-1) ? ' ' : '') + word;
   }
-  const cut = found.slice(0, 2).map((line) => (line.length > LINE_CHARS ? `${line.slice(0, LINE_CHARS - 1)}\u2026` : line));
-  if (found.length > 2 && !cut[1].endsWith('\u2026')) cut[1] += '\u2026';
+  const cut = found.slice(0, 2).map((line) => (line.length > LINE_CHARS ? `${line.slice(0, LINE_CHARS - 1)}…` : line));
+  if (found.length > 2 && !cut[1].endsWith('…')) cut[1] += '…';
   return cut;
 }
 

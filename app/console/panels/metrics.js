@@ -46,7 +46,7 @@ export function tiles() {
   return SHOWN.map(({ id, title, grows }) => {
     const now = samples.at(-1)?.values[id];
     const points = grows ? samples.slice(1).map((sample, i) => Math.max(0, sample.values[id] - samples[i].values[id]) * (60_000 / Math.max(1, sample.at - samples[i].at))) : samples.map((sample) => sample.values[id]);
-    const shown = Number.isFinite(now) ? now.toLocaleString() : '\u2013';
+    const shown = Number.isFinite(now) ? now.toLocaleString() : '–';
     const most = Math.max(0, ...points);
     const words = `${title}: ${shown}${grows ? ' since the start' : ''}; while this page looked at most ${Math.round(most)}${grows ? ' a minute' : ''}`;
     return h('li.tile', { dataset: { metric: id } }, h('p.title', null, title), h('p.number', null, shown, grows && h('span.hint', null, ' in all')), line(points, most, words));

@@ -1,7 +1,7 @@
 // The operators' view: the brake, whether the bridge is ready, what it does, and callbacks that reached nobody.
 
 import { announce } from '../dialogs.js';
-import { fill, h, name } from '../dom.js';
+import { alarm, fill, h, name, scrolls } from '../dom.js';
 import { titleOf } from '../sessions.js';
 import { clock } from '../time.js';
 import { dial } from './dial.js';
@@ -22,7 +22,6 @@ const REASONS = {
 /** Gives a function that takes it away again. */
 export function mount(root, { store, api }) {
   const part = (title, ...content) => h('section', { 'aria-label': title }, h('h3', null, title), content);
-  const alarm = () => h('p.problem', { role: 'alert' });
   const [closed, brakeProblem, listProblem, letterProblem] = [h('div.closed'), alarm(), alarm(), alarm()];
   const brake = dial('The brake', BRAKE_WORDS, async (autonomy) => {
     await api.asOperator('PUT', 'autonomy', { autonomy });
@@ -38,7 +37,7 @@ export function mount(root, { store, api }) {
     part('The brake', brake.node, brakeProblem),
     part('Readiness', checks),
     part('Now', numbers, h('p.hint', null, 'Of the workers on the machine that answers, sampled every 5 s while this page is open.')),
-    part('Live sessions', h('div.scrolls', { tabindex: '0', role: 'group', 'aria-label': 'Live sessions, scrollable' }, h('table.wide-table', null, h('thead', null, h('tr', null, ['Session', 'Page open', 'Workflows', 'Repairs that wait', 'Last active'].map(column))), sessions)), listProblem),
+    part('Live sessions', scrolls('Live sessions, scrollable', h('table.wide-table', null, h('thead', null, h('tr', null, ['Session', 'Page open', 'Workflows', 'Repairs that wait', 'Last active'].map(column))), sessions)), listProblem),
     part('Dead letters', h('p.hint', null, 'Callbacks that reached no session. They are kept until somebody replays them.'), h('div.buttons', null, h('label', { for: 'letters-of' }, 'Show those with the reason'), reason), letterProblem, letters));
   fill(root, h('h2', null, 'Operations'), closed, open);
 
@@ -51,7 +50,7 @@ export function mount(root, { store, api }) {
     allowed = false;
     open.hidden = true;
     const needs = error.status === 401 ? [h('p', null, 'This view needs the access token: what ACCESS_TOKEN is set to on the bridge.'), h('div.buttons', null,
-      h('button.main', { type: 'button', onclick: () => document.getElementById('access').click() }, 'Give the access token'), h('button.quiet', { type: 'button', onclick: begin }, 'Try again'))] : h('p', null, error.message);
+      h('button.main', { onclick: () => document.getElementById('access').click() }, 'Give the access token'), h('button.quiet', { onclick: begin }, 'Try again'))] : h('p', null, error.message);
     fill(closed, needs);
     return true;
   }
@@ -60,7 +59,7 @@ export function mount(root, { store, api }) {
     try {
       brake.show((await api.asOperator('GET', 'autonomy')).autonomy);
     } catch (error) {
-      if (!refused(error)) fill(closed, h('p.problem', { role: 'alert' }, error.message), h('button.quiet', { type: 'button', onclick: begin }, 'Try again'));
+      if (!refused(error)) fill(closed, alarm(error.message), h('button.quiet', { onclick: begin }, 'Try again'));
       return;
     }
     if (ended) return;
@@ -102,7 +101,7 @@ export function mount(root, { store, api }) {
     } catch (error) {
       found = error.fields?.checks ?? { bridge: error.message };
     }
-    fill(checks, Object.entries(found).map(([what, says]) => h('li', { class: says === 'ok' ? 'there' : 'missing' }, h('span.sign', { 'aria-hidden': 'true' }, says === 'ok' ? '\u2713' : '\u2715'), h('span', null, `${what}: ${says}`))));
+    fill(checks, Object.entries(found).map(([what, says]) => h('li', { class: says === 'ok' ? 'there' : 'missing' }, h('span.sign', { 'aria-hidden': 'true' }, says === 'ok' ? '✓' : '✕'), h('span', null, `${what}: ${says}`))));
   }
 
   const metricsProblem = alarm();
@@ -119,7 +118,9 @@ export function mount(root, { store, api }) {
     const key = JSON.stringify(live);
     if (sessions.dataset.key === key) return;
     sessions.dataset.key = key;
+    const focused = sessions.contains(document.activeElement) && document.activeElement.hash;
     fill(sessions, live.length ? live.map(row) : h('tr', null, h('td', { colspan: '5' }, 'None.')));
+    if (focused) sessions.querySelector(`[href="${focused}"]`)?.focus();
   });
 
   const loadLetters = () => load(letterProblem, `dead-letters?limit=${LIMIT}${reason.value ? `&reason=${reason.value}` : ''}`, ({ deadLetters }) => {
@@ -134,6 +135,8 @@ export function mount(root, { store, api }) {
       letterViews.set(one.id, view);
       return view.node;
     });
+    const ids = new Set(deadLetters.map((one) => one.id));
+    for (const id of letterViews.keys()) if (!ids.has(id)) letterViews.delete(id);
     fill(letters, nodes.length ? nodes : h('li.hint', null, 'None.'));
   });
 
@@ -158,23 +161,24 @@ export function mount(root, { store, api }) {
       into.value = wanted;
     };
     choose();
-    const button = h('button.main', { type: 'button', onclick: replay }, 'Replay');
+    const button = h('button.main', { onclick: replay }, 'Replay');
 
     async function replay() {
-      button.disabled = true;
+      if (button.ariaDisabled) return;
+      button.ariaDisabled = 'true';
       said.classList.remove('problem');
-      fill(said, 'Replaying \u2026');
+      fill(said, 'Replaying …');
       try {
         const answer = await api.asOperator('POST', `${path}/replay`, into.value ? { sessionId: into.value } : undefined);
         fill(said, answer.duplicate ? 'It had been replayed before.' : [`Taken; its repair is ${answer.repair}. `, h('a', { href: `#${answer.sessionId}` }, 'Open the session')]);
       } catch (error) {
-        button.disabled = false;
+        button.ariaDisabled = null;
         said.classList.add('problem');
         fill(said, `Not replayed: ${error.message}`);
       }
     }
 
-    const facts = [one.workflowId && ['workflow ', name(one.workflowId)], one.executionId && ['run ', name(one.executionId)], one.sizeBytes && `${one.sizeBytes} bytes`].filter(Boolean).map((fact, i) => (i ? [' \u00b7 ', fact] : fact));
+    const facts = [one.workflowId && ['workflow ', name(one.workflowId)], one.executionId && ['run ', name(one.executionId)], one.sizeBytes && `${one.sizeBytes} bytes`].filter(Boolean).map((fact, i) => (i ? [' · ', fact] : fact));
     const isOpen = one.state === 'kept' && !['bad_schema', 'too_large'].includes(one.reason);
     const node = h('li.card', { dataset: { letter: one.id } }, h('p.title', null, h('strong', null, REASONS[one.reason] ?? one.reason), h('span.hint', null, ` ${clock(one.at)}`), one.state === 'replayed' && h('span.badge.good', null, 'replayed')),
       h('p.hint', null, facts), look,

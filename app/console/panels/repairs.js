@@ -1,7 +1,8 @@
 // Repairs of the session: for each failure what happened, step by step, and what a person can do about it.
 
 import { announce, ask } from '../dialogs.js';
-import { fill, h, name } from '../dom.js';
+import { alarm, away, fill, h, name, scrolls } from '../dom.js';
+import { STATES } from '../states.js';
 import { clock, countDown } from '../time.js';
 import { askFor, casesOf } from './cases.js';
 import { diffView } from './diff.js';
@@ -9,13 +10,6 @@ import { diffView } from './diff.js';
 const SETTLE_MS = 300;
 const SHOWN = 20;
 
-const STATES = {
-  recorded: ['is only recorded', ''], error: ['is next in line', ''], started: ['is being looked into', ''], diagnosed: ['is being looked into', ''],
-  retrying: ['the run is repeated later', ''], proposed: ['a change is being tried', ''], verified: ['a change is proven', 'good'],
-  unverified: ['a change is suggested', 'waits'], waiting: ['waits for you', 'waits'], approved: ['is being published', 'good'], not_a_bug: ['needs you', 'bad'],
-  over: ['over', ''], rejected: ['you said no', ''], expired: ['nobody decided in time', 'bad'], published: ['healed', 'good'], failed: ['was not repaired', 'bad'],
-  blocked: ['blocked: needs you', 'bad'], rolled_back: ['the repair was undone', 'bad'],
-};
 const KINDS = {
   workflow_bug: 'A fault in the workflow', credentials: 'A credential', quota: 'A used-up limit', remote_outage: 'A service that is away', unknown: 'Unknown',
 };
@@ -24,8 +18,8 @@ const BY = { person: 'by you or a colleague', bridge: 'by the bridge' };
 export function mount(root, { store, api, connection, ui }) {
   const list = h('ul.cards');
   const empty = h('p.hint', null, 'Nothing has failed.');
-  const problem = h('p.problem', { role: 'alert' });
-  const more = h('button.quiet', { type: 'button', onclick: () => { limit += SHOWN; redraw(); } }, 'Show earlier failures');
+  const problem = alarm();
+  const more = h('button.quiet', { onclick: () => { limit += SHOWN; redraw(); } }, 'Show earlier failures');
   fill(root, empty, list, more, problem);
   const views = new Map();
   const unfolded = new Map();
@@ -108,6 +102,7 @@ export function mount(root, { store, api, connection, ui }) {
 
   /** Says what came of it where it was asked for; the events tell the rest. */
   async function act(key, words, doIt) {
+    if (busy.get(key)?.words) return;
     busy.set(key, { words });
     redraw();
     try {
@@ -119,11 +114,11 @@ export function mount(root, { store, api, connection, ui }) {
     redraw();
   }
 
-  const decide = (one, type, attempt) => act(one.key, type === 'approve' ? 'Publishing \u2026' : 'Rejecting \u2026', () => connection.command(type, { repairId: attempt.repairId }));
-  const tryAgain = (one) => act(one.key, 'Asking \u2026', () => connection.command('retry_repair', { workflowId: one.workflowId, signature: one.signature }));
+  const decide = (one, type, attempt) => act(one.key, type === 'approve' ? 'Publishing …' : 'Rejecting …', () => connection.command(type, { repairId: attempt.repairId }));
+  const tryAgain = (one) => act(one.key, 'Asking …', () => connection.command('retry_repair', { workflowId: one.workflowId, signature: one.signature }));
   async function undo(one, attempt) {
     const yes = await ask({ title: 'Undo this repair?', text: 'The workflow becomes exactly what it was before the repair. What is there now is kept as a snapshot.', yes: 'Undo', danger: true });
-    if (yes !== null) act(one.key, 'Undoing \u2026', async () => {
+    if (yes !== null) act(one.key, 'Undoing …', async () => {
       await connection.command('rollback', { workflowId: one.workflowId, snapshotId: attempt.snapshotId });
       announce('The repair is undone.', { seen: true });
     });
@@ -141,7 +136,7 @@ export function mount(root, { store, api, connection, ui }) {
     const now = busy.get(one.key) ?? {};
     const body = h('div.inside', null,
       h('ol.timeline', null, failure(one), last ? steps(one, last, now) : unrepaired(one), blocked(one, now)),
-      now.words && h('p.hint', { role: 'status' }, now.words), now.problem && h('p.problem', { role: 'alert' }, now.problem),
+      now.words && h('p.hint', { role: 'status' }, now.words), now.problem && alarm(now.problem),
       earlier.length > 0 && h('details.earlier', null, h('summary', null, `${earlier.length} earlier attempt${earlier.length > 1 ? 's' : ''}`),
         earlier.reverse().map((attempt) => h('ol.timeline', { 'aria-label': `Attempt ${attempt.attempt}` }, steps(one, attempt, {}, true)))));
     return h('li.card', { dataset: { case: one.key }, class: `card case ${tone}` }, h('details', { open: isOpen, ontoggle: remember }, summary, body));
@@ -155,7 +150,7 @@ export function mount(root, { store, api, connection, ui }) {
     return step('bad', 'Error', firstAt,
       h('p', { dir: 'auto' }, node && [name(node), ': '], error?.message ?? error?.name ?? (error ? 'n8n told no message.' : 'It was told of before the events that are shown here.')),
       error?.description && h('p.hint', { dir: 'auto' }, error.description),
-      h('p.hint', null, often, executionUrl && [' ', h('a', { href: executionUrl, target: '_blank', rel: 'noopener noreferrer' }, 'The run in n8n')]));
+      h('p.hint', null, often, executionUrl && [' ', away(executionUrl, 'The run in n8n')]));
   }
 
   const unrepaired = (one) => !one.blocked && step('', 'No repair', null, h('p', null, 'None was begun: the workflow is only observed, or the cause is known to be none that a change would mend.'));
@@ -171,7 +166,7 @@ export function mount(root, { store, api, connection, ui }) {
     if (refusals.length) made.push(step('', 'Kept from the agent', null, h('details', null, h('summary', null, `${refusals.length} refused`), h('ul.plain', null, refusals.map((one) => h('li', null, one.rule))))));
     if (diff) {
       made.push(step('', 'Change', at('repair_proposed', 'trying'), h('p', { dir: 'auto' }, attempt.told), diffView(diff),
-        h('button.quiet', { type: 'button', onclick: () => enlarge(one, attempt) }, 'Larger'),
+        h('button.quiet', { onclick: () => enlarge(one, attempt) }, 'Larger'),
         asked.length > 0 && h('div.asked', null, h('h4', null, 'It goes beyond what a repair may do by itself:'), h('ul.plain', null, asked.map((rule) => h('li', null, rule))))));
       if (verified) made.push(step('good', 'Trial', at('repair_verified', 'trying'), h('p', null, `The failed run was repeated with the change, and went through${attempt.executionId ? ` (run ${attempt.executionId})` : ''}.`)));
       else if (doubt || state === 'waiting') made.push(step('doubt', 'Trial', at('repair_unverified', ''), h('p', { dir: 'auto' }, `Not proven: ${doubt ?? reason ?? 'it was not tried'}`.replace(/([^.])$/, '$1.'))));
@@ -202,12 +197,12 @@ export function mount(root, { store, api, connection, ui }) {
     const [tone, title, words] = ends[state];
     const told = ['failed', 'not_a_bug', 'diagnosed', 'over'].includes(state) && reason !== attempt.found && why;
     const todo = title === 'For you to do' && h('p', null, 'Do what is said above in n8n, then run the workflow again. No change of the workflow would mend it.');
-    const back = state === 'published' && attempt.snapshotId && !isPast && h('button.quiet', { type: 'button', disabled: Boolean(now.words), onclick: () => undo(one, attempt) }, 'Undo this repair');
+    const back = state === 'published' && attempt.snapshotId && !isPast && h('button.quiet', { disabled: Boolean(now.words), onclick: () => undo(one, attempt) }, 'Undo this repair');
     return step(tone, title, times[`repair_${state}`] ?? times[state] ?? times.repair_decided, told, todo, words && h('p', null, words), back, cost);
   }
 
   function decision(one, attempt, now, after = () => {}) {
-    const button = (kind, words, type) => h(`button.${kind}`, { type: 'button', disabled: Boolean(now.words), onclick: () => { after(); decide(one, type, attempt); } }, words);
+    const button = (kind, words, type) => h(`button.${kind}`, { disabled: Boolean(now.words), onclick: () => { after(); decide(one, type, attempt); } }, words);
     return h('div.buttons', null, button('main', 'Approve and publish', 'approve'), button('danger', 'Reject', 'reject'));
   }
 
@@ -215,15 +210,15 @@ export function mount(root, { store, api, connection, ui }) {
     if (!one.blocked) return null;
     return step('bad', 'For you to do', one.blocked.at, h('p', { dir: 'auto' }, one.blocked.reason),
       h('p', null, 'Nothing more is tried by itself. Look at what failed, mend the workflow in n8n or in the chat, or let the bridge try once more.'),
-      h('div.buttons', null, h('button.main', { type: 'button', disabled: Boolean(now.words), onclick: () => tryAgain(one) }, 'Try once more'),
-        h('button.quiet', { type: 'button', onclick: () => ui.show('workflows', { workflowId: one.workflowId }) }, 'See the workflow')));
+      h('div.buttons', null, h('button.main', { disabled: Boolean(now.words), onclick: () => tryAgain(one) }, 'Try once more'),
+        h('button.quiet', { onclick: () => ui.show('workflows', { workflowId: one.workflowId }) }, 'See the workflow')));
   }
 
   function enlarge(one, attempt) {
     const close = () => dialog.close();
     const dialog = h('dialog.wide', { 'aria-labelledby': 'larger', onclose: () => dialog.remove() },
-      h('h2', { id: 'larger' }, 'Change of ', name(one.workflowName ?? one.workflowId)), h('p', { dir: 'auto' }, attempt.told), h('div.scrolls', { tabindex: '0', role: 'group', 'aria-label': 'Differences, scrollable' }, diffView(attempt.diff)),
-      h('div.buttons', null, attempt.state === 'waiting' && decision(one, attempt, {}, close), h('button.quiet', { type: 'button', onclick: close }, 'Close')));
+      h('h2', { id: 'larger' }, 'Change of ', name(one.workflowName ?? one.workflowId)), h('p', { dir: 'auto' }, attempt.told), scrolls('Differences, scrollable', diffView(attempt.diff)),
+      h('div.buttons', null, attempt.state === 'waiting' && decision(one, attempt, {}, close), h('button.quiet', { onclick: close }, 'Close')));
     document.body.append(dialog);
     dialog.showModal();
   }

@@ -1,7 +1,7 @@
 // Workflows of the session: the graph, how far repairs may go, snapshots and the way back, and the way into n8n.
 
 import { announce, ask } from '../dialogs.js';
-import { fill, h, name } from '../dom.js';
+import { alarm, away, fill, h, name } from '../dom.js';
 import { clock } from '../time.js';
 import { dial } from './dial.js';
 import { differences, diffView } from './diff.js';
@@ -72,7 +72,7 @@ export function mount(root, { store, api, connection, ui }) {
   new IntersectionObserver(look).observe(root);
 
   function adoption() {
-    const problem = h('p.problem', { role: 'alert' });
+    const problem = alarm();
     const field = h('input', { id: 'adopt', autocomplete: 'off', spellcheck: 'false', maxlength: '512', required: true });
     const submit = async (event) => {
       event.preventDefault();
@@ -89,7 +89,7 @@ export function mount(root, { store, api, connection, ui }) {
       }
     };
     return h('details.adopt', null, h('summary', null, 'Adopt a workflow that exists'),
-      h('form', { onsubmit: submit }, h('label', { for: 'adopt' }, 'Its id, or its address in n8n\u2019s editor'), h('div.buttons', null, field, h('button.main', { type: 'submit' }, 'Adopt')),
+      h('form', { onsubmit: submit }, h('label', { for: 'adopt' }, 'Its id, or its address in n8n’s editor'), h('div.buttons', null, field, h('button.main', { type: 'submit' }, 'Adopt')),
         h('p.hint', null, 'Its failures are repaired from then on, as far as you allow. n8n is told where to report them.'), problem));
   }
 
@@ -98,12 +98,12 @@ export function mount(root, { store, api, connection, ui }) {
     const path = `/workflows/${encodeURIComponent(workflowId)}`;
     const get = (rest = '') => api.inSession(sessionId, 'GET', path + rest);
     const body = h('div.inside');
-    const title = h('button.fold', { type: 'button', onclick: () => { chosen = body.hidden ? workflowId : chosen; store.set({}); } });
-    const picture = h('div.picture', { tabindex: '0', role: 'group', 'aria-label': 'Graph, scrollable' }, h('p.hint', null, 'Loading \u2026'));
+    const title = h('button.fold', { onclick: () => { chosen = body.hidden ? workflowId : chosen; store.set({}); } });
+    const picture = h('div.picture', { tabindex: '0', role: 'group', 'aria-label': 'Graph, scrollable' }, h('p.hint', null, 'Loading …'));
     const failure = h('div.failure');
     const autonomy = dial('How far repairs may go', AUTONOMY_WORDS, (step) => connection.command('set_autonomy', { workflowId, autonomy: step }));
     const editor = h('a.button', { target: '_blank', rel: 'noopener noreferrer', hidden: true }, 'Open in n8n');
-    const download = h('button.quiet', { type: 'button', disabled: true, onclick: save }, 'Download');
+    const download = h('button.quiet', { disabled: true, onclick: save }, 'Download');
     const reports = h('p.hint');
     const list = h('ol.snapshots');
     const opened = new Set();
@@ -131,13 +131,18 @@ export function mount(root, { store, api, connection, ui }) {
 
     async function read(rev) {
       try {
-        workflow = await get();
+        const found = await get();
+        if (rev !== loaded) return;
+        workflow = found;
         download.disabled = false;
         paint();
         tell(n8n);
         if (snapshots.open) loadSnapshots();
       } catch (error) {
-        const again = h('button.quiet', { type: 'button', onclick: () => { loaded = -1; load(rev); } }, 'Try again');
+        if (rev !== loaded) return;
+        // Asked again when it is looked at next.
+        loaded = -1;
+        const again = h('button.quiet', { onclick: () => load(rev) }, 'Try again');
         if (workflow) return;
         if (error.status === 404 && !n8n.editorUrl) fill(picture, h('p.hint', null, 'Only its id is known so far. Once it has failed, what is known of it is shown here.'));
         else fill(picture, h('p.problem', null, `It cannot be shown: ${error.message}`), again);
@@ -152,7 +157,7 @@ export function mount(root, { store, api, connection, ui }) {
       const own = workflow?.settings?.errorWorkflow;
       if (!ours || !workflow) return;
       const words = ours.problem ?? (!own ? 'It names no error workflow, so n8n tells nobody when it fails. The bridge asks n8n now and then.'
-        : own === ours.workflowId ? 'n8n reports its failures here, by the bridge\u2019s error workflow.' : 'It has an error workflow of its own. The bridge asks n8n now and then for its failures.');
+        : own === ours.workflowId ? 'n8n reports its failures here, by the bridge’s error workflow.' : 'It has an error workflow of its own. The bridge asks n8n now and then for its failures.');
       reports.classList.toggle('problem', Boolean(ours.problem));
       fill(reports, words);
     }
@@ -179,9 +184,9 @@ export function mount(root, { store, api, connection, ui }) {
 
     function snapshot(one) {
       const inside = h('div.inside');
-      const problem = h('p.problem', { role: 'alert' });
+      const problem = alarm();
       const when = `${clock(one.at)}, ${CAUSES[one.cause] ?? one.cause}`;
-      const back = h('button.danger', { type: 'button', onclick: rollBack }, 'Roll back to this');
+      const back = h('button.danger', { onclick: rollBack }, 'Roll back to this');
       const compare = () => {
         if (!details.open || inside.firstChild) return;
         const found = differences(one.workflow, workflow);
@@ -189,8 +194,8 @@ export function mount(root, { store, api, connection, ui }) {
       };
       async function rollBack() {
         const yes = await ask({ title: 'Roll back?', text: `The workflow becomes what it was at ${when}. A repair that runs is stopped. What is there now is kept as a snapshot.`, yes: 'Roll back', danger: true });
-        if (yes === null) return;
-        back.disabled = true;
+        if (yes === null || back.ariaDisabled) return;
+        back.ariaDisabled = 'true';
         fill(problem);
         try {
           await connection.command('rollback', { workflowId, snapshotId: one.snapshotId });
@@ -198,7 +203,7 @@ export function mount(root, { store, api, connection, ui }) {
         } catch (error) {
           fill(problem, `It was not rolled back: ${error.message}`);
         }
-        back.disabled = false;
+        back.ariaDisabled = null;
       }
       const toggled = () => {
         opened[details.open ? 'add' : 'delete'](one.snapshotId);
@@ -220,8 +225,8 @@ export function mount(root, { store, api, connection, ui }) {
       const run = failing?.executionUrl;
       fill(failure, failing && [
         h('p', { dir: 'auto' }, h('strong', null, name(failing.node ?? 'The workflow')), ' failed: ', failing.message ?? 'n8n told no message.', h('span.hint', null, ` ${clock(failing.at)}`)),
-        h('div.buttons', null, repair && h('button.quiet', { type: 'button', onclick: () => ui.show('repairs', { repairId: repair.repairId }) }, 'See the repair'),
-          run && h('a', { href: run, target: '_blank', rel: 'noopener noreferrer' }, 'The run in n8n')),
+        h('div.buttons', null, repair && h('button.quiet', { onclick: () => ui.show('repairs', { repairId: repair.repairId }) }, 'See the repair'),
+          run && away(run, 'The run in n8n')),
       ]);
       paint();
     }
