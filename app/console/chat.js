@@ -1,6 +1,6 @@
 // The conversation: its last items as elements, made anew only where something has changed, and at most once a frame.
 
-import { fill, h, name } from './dom.js';
+import { brief, fill, h, name } from './dom.js';
 import { growing } from './markdown.js';
 import { STATES } from './states.js';
 import { clock, countDown, duration } from './time.js';
@@ -219,7 +219,7 @@ const KINDS = {
       update(now) {
         count.hidden = !(now.count > 1);
         count.textContent = `${now.count} times`;
-        fill(message, now.message ?? 'n8n told no message.');
+        fill(message, brief(now.message) ?? 'n8n told no message.');
         fill(where, now.node ? ['at the node ', name(now.node)] : null, ` · ${clock(now.at)}`);
       },
     };
@@ -239,7 +239,8 @@ const KINDS = {
         const workflow = state.healing.workflows.get(repair.workflowId)?.name ?? repair.workflowName;
         node.className = `card ${tone}`;
         fill(title, h('strong', null, 'The repair'), workflow ? [' of ', name(workflow)] : null, h('span.badge', { class: `badge ${tone}` }, words));
-        fill(why, repair.state === 'diagnosed' ? repair.diagnosis?.summary : ['waiting', 'failed', 'blocked', 'unverified'].includes(repair.state) ? repair.reason : repair.summary ?? repair.diagnosis?.summary);
+        const isReason = ['waiting', 'failed', 'blocked', 'unverified'].includes(repair.state);
+        fill(why, brief(isReason ? repair.reason : (repair.state === 'diagnosed' ? null : repair.summary) ?? repair.diagnosis?.summary));
         see.textContent = repair.state === 'waiting' ? 'Look at the changes and decide' : repair.diff ? 'See what was changed' : 'See the repair';
       },
     };

@@ -8,6 +8,7 @@ const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u061c\u202a
 // Chromium takes minutes to lay out a hundred kilobytes without a space, such as a file in an error message.
 const UNBROKEN = /\S{200}(?=\S)/gu;
 const NAME_CHARS = 200;
+const BRIEF_CHARS = 1000;
 
 /** Text as it may be shown. */
 export function visible(text) {
@@ -48,7 +49,10 @@ export const away = (href, ...words) => h('a', { href, target: '_blank', rel: 'n
 /** A part that is moved by the keyboard too, where it is wider or higher than its place. */
 export const scrolls = (label, ...content) => h('div.scrolls', { tabindex: '0', role: 'group', 'aria-label': label }, content);
 
-export const cut = (text, chars) => (text.length > chars ? `${text.slice(0, chars)}\u2026` : text);
+/** As much of a text as a card shows that leads to all of it. */
+export const brief = (text) => (text == null ? text : cut(String(text), BRIEF_CHARS));
+
+const cut = (text, chars) => (text.length > chars ? `${text.slice(0, chars)}\u2026` : text);
 
 function split(selector) {
   return [selector.split('.')[0]];

@@ -1,7 +1,7 @@
 // Workflows of the session: the graph, how far repairs may go, snapshots and the way back, and the way into n8n.
 
 import { announce, ask } from '../dialogs.js';
-import { alarm, away, fill, h, name } from '../dom.js';
+import { alarm, away, brief, fill, h, name } from '../dom.js';
 import { clock } from '../time.js';
 import { dial } from './dial.js';
 import { differences, diffView } from './diff.js';
@@ -118,7 +118,11 @@ export function mount(root, { store, api, connection, ui }) {
       const key = workflow && JSON.stringify([workflow.nodes, workflow.connections, row.failing?.node]);
       if (!key || key === painted) return;
       painted = key;
-      fill(picture, workflow.nodes?.length ? graph(workflow, row.failing?.node) : h('p.hint', null, 'It has no nodes.'));
+      try {
+        fill(picture, workflow.nodes?.length ? graph(workflow, row.failing?.node) : h('p.hint', null, 'It has no nodes.'));
+      } catch (error) {
+        fill(picture, h('p.problem', null, `It cannot be drawn: ${error.message}`));
+      }
       const mark = picture.querySelector('.fails');
       if (mark) picture.scrollLeft += mark.getBoundingClientRect().left - picture.getBoundingClientRect().left - picture.clientWidth / 3;
     }
@@ -224,7 +228,7 @@ export function mount(root, { store, api, connection, ui }) {
       const repair = failing && [...healing.repairs.values()].findLast((one) => one.workflowId === workflowId);
       const run = failing?.executionUrl;
       fill(failure, failing && [
-        h('p', { dir: 'auto' }, h('strong', null, name(failing.node ?? 'The workflow')), ' failed: ', failing.message ?? 'n8n told no message.', h('span.hint', null, ` ${clock(failing.at)}`)),
+        h('p', { dir: 'auto' }, h('strong', null, name(failing.node ?? 'The workflow')), ' failed: ', brief(failing.message) ?? 'n8n told no message.', h('span.hint', null, ` ${clock(failing.at)}`)),
         h('div.buttons', null, repair && h('button.quiet', { onclick: () => ui.show('repairs', { repairId: repair.repairId }) }, 'See the repair'),
           run && away(run, 'The run in n8n')),
       ]);
