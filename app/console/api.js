@@ -73,3 +73,6 @@ export async function health() {
     return decoded(sessionStorage.getItem('bridge.health') ?? '') ?? Promise.reject(error);
   }
 }
+
+// A name for something new. The browser's own maker of them is there on https and localhost only.
+export const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');

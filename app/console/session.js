@@ -176,7 +176,7 @@ export function openSession(store, id) {
     loadOlder,
     /** Takes it for sending; it stays here, over reloads too, until the bridge has it. */
     say(text) {
-      kept.keepOutbox(id, [...kept.outbox(id), { id: crypto.randomUUID?.() ?? String(Math.random()).slice(2), text }]);
+      kept.keepOutbox(id, [...kept.outbox(id), { id: api.newId(), text }]);
       showOutbox();
       send();
     },

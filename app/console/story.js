@@ -26,7 +26,7 @@ export async function begin(health) {
   kept.keepSession(id, { name: 'Drill', story: isBuilt ? 'built' : 'adopted' });
   if (isBuilt) return { id, text: REQUEST };
   // A model may build what does not break. What is adopted by its id alone is known by what its callback tells.
-  const body = { workflowId: crypto.randomUUID().slice(0, 16), name: 'Price service', autonomy: 'auto' };
+  const body = { workflowId: api.newId().slice(0, 16), name: 'Price service', autonomy: 'auto' };
   await api.inSession(id, 'POST', '/workflows', body);
   return { id, text: null };
 }
@@ -97,12 +97,12 @@ async function failing(id, workflow) {
     if (found) return found;
   }
   const parameters = { method: 'GET', url: 'http://service.example/price', options: {} };
-  return { id: crypto.randomUUID(), name: 'Ask the service', type: HTTP_REQUEST, typeVersion: 4.2, position: [220, 0], parameters };
+  return { id: api.newId(), name: 'Ask the service', type: HTTP_REQUEST, typeVersion: 4.2, position: [220, 0], parameters };
 }
 
 /** What n8n 2.41 reports of an HTTP Request that got a 503. */
 function failureOf({ workflowId, name }, node) {
-  const run = `drill-${crypto.randomUUID().slice(0, 8)}`;
+  const run = `drill-${api.newId().slice(0, 8)}`;
   const message = 'Service unavailable - try again later or consider setting this node to retry automatically';
   const error = { name: 'NodeApiError', message, description: 'The drill lets this call fail.', httpCode: '503', node };
   // There is no address of the run: nobody could open it.
