@@ -10,7 +10,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -53,9 +53,11 @@ MAX_PAGES = 50
 RETRY_PAGES = 4
 
 _CHUNK_BYTES = 64 * 1024
+_Body = bytes | Iterator[bytes] | None
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NUMBER = re.compile(r"[0-9]{1,20}")
 
+Confirm = Callable[[], None]
 Execution = dict[str, Any]
 """A run in n8n's JSON: ``id``, ``status``, ``mode``, ``retryOf``, ``workflowId``, ``workflowVersionId``, ``data`` …"""
 
@@ -98,7 +100,7 @@ class Bare:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """:ivar repeat: sending it twice does no more than sending it once."""
+    """:ivar repeat: sending it twice does no more than sending it once. :ivar confirm: see :class:`N8nClient`."""
 
     method: str
     path: str
@@ -106,6 +108,7 @@ class _Request:
     query: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
     read_s: float | None = None
+    confirm: Confirm | None = None
 
     @property
     def what(self) -> str:
@@ -117,6 +120,9 @@ class N8nClient:
     ``WorkflowNotFoundError`` or ``ExecutionNotFoundError`` where the thing is unknown to n8n or hidden from the key.
 
     Safe to share between greenlets and threads.
+
+    Writes take a ``confirm``, called right before what makes the request whole is sent, at each try; what it raises is
+    raised, and nothing was asked for.
 
     :param base_url: n8n's address before ``/api/v1``; it may have a path.
     :param timeout_s: for each try, to the first byte and to the last; a call with its repetitions takes at most
@@ -155,20 +161,29 @@ class N8nClient:
         """The first ``limit`` of :meth:`iter_workflows`."""
         return [workflow for workflow, _ in zip(self.iter_workflows(), range(limit), strict=False)]
 
-    def create_workflow(self, body: Mapping[str, Any]) -> Workflow:
+    def create_workflow(self, body: Mapping[str, Any], *, confirm: Confirm | None = None) -> Workflow:
         """Never repeated: after an error with ``maybe_done`` the workflow may exist."""
-        return _workflow(self._call(_Request("POST", "/workflows", repeat=False, body=body)), "/workflows")
+        request = _Request("POST", "/workflows", repeat=False, body=body, confirm=confirm)
+        return _workflow(self._call(request), "/workflows")
 
-    def put_workflow(self, workflow_id: str, body: Mapping[str, Any], *, publish_if_active: bool = False) -> Workflow:
+    def put_workflow(
+        self,
+        workflow_id: str,
+        body: Mapping[str, Any],
+        *,
+        publish_if_active: bool = False,
+        confirm: Confirm | None = None,
+    ) -> Workflow:
         """Replace name, nodes and connections; settings are merged by n8n, what else is left out stays.
 
         :param publish_if_active: production gets it too; else it is a draft.
         """
         path = f"/workflows/{_known(workflow_id)}"
         query = {"publishIfActive": publish_if_active}
-        return _workflow(self._call(_Request("PUT", path, repeat=True, query=query, body=body)), path)
+        request = _Request("PUT", path, repeat=True, query=query, body=body, confirm=confirm)
+        return _workflow(self._call(request), path)
 
-    def publish(self, workflow_id: str, version_id: str | None = None) -> Workflow:
+    def publish(self, workflow_id: str, version_id: str | None = None, *, confirm: Confirm | None = None) -> Workflow:
         """Activate that version, an older one too; the saved draft where none is named. Production follows within
         about 0.3 s after the answer.
 
@@ -177,12 +192,13 @@ class N8nClient:
         """
         path = f"/workflows/{_known(workflow_id)}/activate"
         body = {"versionId": version_id} if version_id else {}
-        return _workflow(self._call(_Request("POST", path, repeat=version_id is not None, body=body)), path)
+        request = _Request("POST", path, repeat=version_id is not None, body=body, confirm=confirm)
+        return _workflow(self._call(request), path)
 
-    def unpublish(self, workflow_id: str) -> Workflow:
+    def unpublish(self, workflow_id: str, *, confirm: Confirm | None = None) -> Workflow:
         """Nothing happens where it is not active."""
         path = f"/workflows/{_known(workflow_id)}/deactivate"
-        return _workflow(self._call(_Request("POST", path, repeat=True, body={})), path)
+        return _workflow(self._call(_Request("POST", path, repeat=True, body={}, confirm=confirm)), path)
 
     def delete_workflow(self, workflow_id: str) -> None:
         """Delete an inactive workflow and its runs; nothing happens where there is none.
@@ -237,7 +253,12 @@ class N8nClient:
         return ExecutionPage(_rows(answer, "/executions"), _cursor(answer))
 
     def retry_execution(
-        self, execution_id: str, *, load_workflow: bool = True, timeout_s: float = RETRY_TIMEOUT_S
+        self,
+        execution_id: str,
+        *,
+        load_workflow: bool = True,
+        timeout_s: float = RETRY_TIMEOUT_S,
+        confirm: Confirm | None = None,
     ) -> Execution:
         """Run a failed run again from its failed node, with that node's old input; answered when the run has ended.
 
@@ -248,7 +269,7 @@ class N8nClient:
         """
         path = f"/executions/{_number(execution_id)}/retry"
         body = {"loadWorkflow": load_workflow}
-        return self._call(_Request("POST", path, repeat=False, body=body, read_s=timeout_s))
+        return self._call(_Request("POST", path, repeat=False, body=body, read_s=timeout_s, confirm=confirm))
 
     def find_retries(self, workflow_id: str, execution_id: str) -> list[Execution]:
         """The retries of a run, the newest first, running ones included. Looks at most ``RETRY_PAGES`` pages back."""
@@ -347,10 +368,13 @@ class N8nClient:
         headers = {"Accept": "application/json", **self._key}
         if request_id := context.request_id():
             headers["X-Request-ID"] = request_id
-        body = None
+        body: _Body = None
         if request.body is not None:
             headers["Content-Type"] = "application/json"
             body = json.dumps(request.body, allow_nan=False).encode()
+            if request.confirm is not None:
+                headers["Content-Length"] = str(len(body))
+                body = _once_confirmed(body, request.confirm)
         status, answer, answer_headers = self._exchange(request, url, headers, body)
         if not 200 <= status < 300:
             raise from_answer(status, answer, what=request.what, retry_after=answer_headers.get("Retry-After"))
@@ -365,7 +389,7 @@ class N8nClient:
         return decoded
 
     def _exchange(
-        self, request: _Request, url: str, headers: dict[str, str], body: bytes | None
+        self, request: _Request, url: str, headers: dict[str, str], body: _Body
     ) -> tuple[int, bytes, Mapping[str, str]]:
         if request.repeat:
             return self._send(self._pool, request, url, headers, body)
@@ -375,7 +399,7 @@ class N8nClient:
             return self._send(pool, request, url, headers, body)
 
     def _send(
-        self, pool: urllib3.HTTPConnectionPool, request: _Request, url: str, headers: dict[str, str], body: bytes | None
+        self, pool: urllib3.HTTPConnectionPool, request: _Request, url: str, headers: dict[str, str], body: _Body
     ) -> tuple[int, bytes, Mapping[str, str]]:
         read_s = request.read_s or self._timeout_s
         deadline = time.monotonic() + read_s
@@ -411,6 +435,12 @@ class N8nClient:
             raise
         response.release_conn()
         return response.status, answer, response.headers
+
+
+def _once_confirmed(body: bytes, confirm: Confirm) -> Iterator[bytes]:
+    """``body``, asked for when the head is sent already; n8n does nothing before it has all of it."""
+    confirm()
+    yield body
 
 
 def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:

@@ -33,6 +33,7 @@ from app.n8n.errors import (
     clean,
 )
 from app.n8n.executions import summarize
+from app.n8n.fenced import Confirm
 from app.n8n.secret_boundary import SecretBoundary
 from app.n8n.workflows import canonical_json, contents_hash, editable
 
@@ -190,8 +191,7 @@ class ConnectedWorkflows:
             return self.get(known.result_id)
         created = None if begun else self._find_created(wanted)
         if created is None:
-            self._check(fences)
-            created = self._create(wanted, known)
+            created = self._create(wanted, known, self._check(fences))
         self._conclude(known, str(created["id"]))
         if error_workflow_id and created["settings"].get("errorWorkflow") != error_workflow_id:
             raise N8nError("n8n did not keep the workflow's error workflow; set it in the workflow's settings.")
@@ -219,8 +219,9 @@ class ConnectedWorkflows:
             return self._shown(present)
         if present["versionId"] != base_version_id:
             raise ConflictError("The workflow was changed meanwhile.")
+        confirm = self._confirm(fences)
         write = self._writes.begin(present, wanted, instead=instead, fences=fences)
-        answer = self._client.put_workflow(workflow_id, changed(wanted, present))
+        answer = self._client.put_workflow(workflow_id, changed(wanted, present), confirm=confirm)
         self._writes.end(write, present, str(answer["versionId"]), fences=fences)
         saved = self._client.get_workflow(workflow_id)
         if present["activeVersionId"] != saved["activeVersionId"] == answer["versionId"]:
@@ -238,8 +239,7 @@ class ConnectedWorkflows:
         """
         workflow = self._client.get_workflow(workflow_id)
         if workflow["activeVersionId"] != version_id:
-            self._check(fences)
-            self._client.publish(workflow_id, version_id)
+            self._client.publish(workflow_id, version_id, confirm=self._check(fences))
             deadline = time.monotonic() + self._publish_wait_s
             while (workflow := self._client.get_workflow(workflow_id))["activeVersionId"] != version_id:
                 if time.monotonic() >= deadline:
@@ -248,8 +248,7 @@ class ConnectedWorkflows:
         return self._shown(workflow)
 
     def unpublish(self, workflow_id: str, *, fences: Sequence[Lease] = ()) -> Workflow:
-        self._check(fences)
-        return self._shown(self._client.unpublish(workflow_id))
+        return self._shown(self._client.unpublish(workflow_id, confirm=self._check(fences)))
 
     def execution(self, workflow_id: str, execution_id: str) -> dict[str, Any]:
         run = self._client.get_execution(execution_id, include_data=True)
@@ -277,10 +276,11 @@ class ConnectedWorkflows:
             reason = self._cannot_try(workflow_id, version_id, execution_id)
             if reason:
                 return Trial("unverified", reason)
+            confirm = self._confirm(fences)
             known, begun = self._begin(_trial_name(execution_id, version_id), fences)
             if begun:
                 try:
-                    self._start_trial(known, execution_id)
+                    self._start_trial(known, execution_id, confirm)
                 except (ExecutionNotFoundError, N8nConflictError, N8nRefusedError) as exc:
                     return Trial("unverified", clean(exc.detail))
                 known = Intent.get(self._journal, known.key) or known
@@ -305,10 +305,11 @@ class ConnectedWorkflows:
                 return Trial("unverified", "n8n did not keep the failed run, so it cannot be repeated")
             if failed.get("retrySuccessId"):
                 return Trial("verified", execution_id=str(failed["retrySuccessId"]))
+            confirm = self._confirm(fences)
             known, begun = self._begin(name, fences)
             if begun:
                 try:
-                    self._start_trial(known, execution_id, load_workflow=False, timeout_s=AGAIN_WAIT_S)
+                    self._start_trial(known, execution_id, confirm, load_workflow=False, timeout_s=AGAIN_WAIT_S)
                 except (ExecutionNotFoundError, N8nConflictError, N8nRefusedError) as exc:
                     return Trial("unverified", clean(exc.detail))
                 known = Intent.get(self._journal, known.key) or known
@@ -355,17 +356,24 @@ class ConnectedWorkflows:
         return ""
 
     def _start_trial(
-        self, known: Intent, execution_id: str, *, load_workflow: bool = True, timeout_s: float | None = None
+        self,
+        known: Intent,
+        execution_id: str,
+        confirm: Confirm | None,
+        *,
+        load_workflow: bool = True,
+        timeout_s: float | None = None,
     ) -> None:
         """Send the retry. Where its answer is lost nothing is raised: its run is to be looked for.
 
-        :raises N8nError: it was not done, and may be sent again. :raises ExecutionNotFoundError: likewise.
+        :raises BaseError: it was not done, and may be sent again.
         """
+        timeout_s = timeout_s or self._verdict_wait_s
         try:
             run = self._client.retry_execution(
-                execution_id, load_workflow=load_workflow, timeout_s=timeout_s or self._verdict_wait_s
+                execution_id, load_workflow=load_workflow, timeout_s=timeout_s, confirm=confirm
             )
-        except (N8nError, ExecutionNotFoundError) as exc:
+        except BaseError as exc:
             if _maybe_done(exc):
                 return
             self._forget(known)
@@ -439,10 +447,10 @@ class ConnectedWorkflows:
         wanted["settings"] = settings
         return wanted
 
-    def _create(self, wanted: Workflow, known: Intent) -> Workflow:
+    def _create(self, wanted: Workflow, known: Intent, confirm: Confirm | None) -> Workflow:
         try:
-            return self._client.create_workflow(wanted)
-        except N8nError as exc:
+            return self._client.create_workflow(wanted, confirm=confirm)
+        except BaseError as exc:
             if not _maybe_done(exc):
                 self._forget(known)
                 raise
@@ -493,10 +501,19 @@ class ConnectedWorkflows:
         except StaleDocumentError:
             return
 
-    def _check(self, fences: Sequence[Lease]) -> None:
-        """:raises LeaseLostError: somebody else is in charge now."""
+    def _confirm(self, fences: Sequence[Lease]) -> Confirm | None:
+        """For a write whose leases are looked at next."""
+        return Confirm(self._journal, fences) if fences else None
+
+    def _check(self, fences: Sequence[Lease]) -> Confirm | None:
+        """Look at the leases; returns what looks again before the write is sent.
+
+        :raises LeaseLostError: somebody else is in charge now.
+        """
+        confirm = self._confirm(fences)
         if fences:
             self._journal.commit(Change(fences=fences))
+        return confirm
 
     def _active(self, workflow: Workflow) -> Mapping[str, Any] | None:
         """What runs: ``nodes`` and ``connections``."""

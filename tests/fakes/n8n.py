@@ -841,7 +841,11 @@ def _handler_for(n8n: FakeN8n) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
 
         def handle_any(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            size = int(self.headers.get("Content-Length") or 0)
+            raw = self.rfile.read(size)
+            if len(raw) < size:  # broken off in the middle: nothing was asked for
+                self.close_connection = True
+                return
             target, parts = self.path, urlsplit(self.path)
             headers = {name.lower(): value for name, value in self.headers.items()}
             is_json = headers.get("content-type", "application/json").startswith("application/json")

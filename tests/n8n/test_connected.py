@@ -13,7 +13,7 @@ import pytest
 
 from app.errors import ConflictError, LeaseLostError, N8nError, WorkflowNotFoundError
 from app.journal.sqlite import SqliteJournal
-from app.n8n import Trial, Workflows
+from app.n8n import Trial, Workflows, fenced
 from app.n8n.client import N8nClient
 from app.n8n.connected import ConnectedWorkflows
 from app.n8n.errors import N8nDownError, N8nFailedError, N8nKeyError, N8nRefusedError, N8nTooOldError
@@ -226,6 +226,76 @@ def test_nothing_is_written_under_a_lease_that_was_lost(home, n8n, journal):
     assert len(n8n.executions) == before
 
 
+class Overtaken(N8nClient):
+    """Of a worker that stands still right before it sends a write, until another has its leases."""
+
+    def __init__(self, n8n, path) -> None:
+        super().__init__(n8n.url, API_KEY, timeout_s=2.0)
+        self._journal_path = path
+
+    def _send(self, pool, request, url, headers, body):
+        if request.method != "GET":
+            overtake(self._journal_path)
+        return super()._send(pool, request, url, headers, body)
+
+
+def overtake(path) -> None:
+    # By hand, for a journal belongs to its own thread.
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE leases SET holder = 'other', epoch = epoch + 1")
+
+
+@pytest.mark.parametrize("what", ["create", "put_draft", "publish", "unpublish", "try_draft", "run_again"])
+def test_a_worker_that_was_overtaken_after_its_look_at_the_lease_sends_nothing(
+    n8n, journal, home, tmp_path, monkeypatch, what
+):
+    workflow_id, version_id, execution_id = broken(n8n)
+    draft = home.put_draft(workflow_id, FIXED, base_version_id=version_id)["versionId"]
+    calls = {
+        "create": lambda of, fences: of.create(BODY, intent="one", fences=fences),
+        "put_draft": lambda of, fences: of.put_draft(workflow_id, STILL_BROKEN, base_version_id=draft, fences=fences),
+        "publish": lambda of, fences: of.publish(workflow_id, version_id=draft, fences=fences),
+        "unpublish": lambda of, fences: of.unpublish(workflow_id, fences=fences),
+        "try_draft": lambda of, fences: of.try_draft(
+            workflow_id, version_id=draft, execution_id=execution_id, fences=fences
+        ),
+        "run_again": lambda of, fences: of.run_again(workflow_id, execution_id=execution_id, number=1, fences=fences),
+    }
+    lease = journal.acquire("workflow:w", "first", ttl_s=10)
+    before = [request.method for request in n8n.requests if request.method != "GET"]
+    paused = ConnectedWorkflows(Overtaken(n8n, tmp_path / "journal.db"), journal, lost_wait_s=0.3)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fenced, "FRESH_S", 0.0)  # as if it had stood still for longer
+        with pytest.raises(LeaseLostError):
+            calls[what](paused, [lease])
+
+    assert [request.method for request in n8n.requests if request.method != "GET"] == before
+    # And whoever has the lease finds nothing in the way.
+    calls[what](home, [replace(lease, holder="other", epoch=lease.epoch + 1)])
+    assert len([request for request in n8n.requests if request.method != "GET"]) == len(before) + 1
+
+
+def test_a_write_that_is_sent_again_is_still_its_workers(n8n, journal, home, tmp_path):
+    workflow_id, version_id, _ = broken(n8n)
+    draft = home.put_draft(workflow_id, FIXED, base_version_id=version_id)["versionId"]
+    lease = journal.acquire("workflow:w", "first", ttl_s=10)
+    answer = n8n.answer
+
+    def fail_meanwhile(request):
+        if request.method != "POST":
+            return answer(request)
+        overtake(tmp_path / "journal.db")
+        return 503, {"message": "later"}
+
+    n8n.answer = fail_meanwhile
+    with pytest.raises(LeaseLostError):
+        home.publish(workflow_id, version_id=draft, fences=[lease])
+
+    assert n8n.count("POST", "/activate") == 1
+    assert n8n.workflows[workflow_id].public["activeVersionId"] == version_id
+
+
 @pytest.fixture
 def paused(home, n8n, journal, tmp_path):
     """A worker that lost its lease between its look at it and its write; gives the workflow's id and first version."""
@@ -236,9 +306,7 @@ def paused(home, n8n, journal, tmp_path):
     def meanwhile(request):
         if request.method == "PUT":
             n8n.answer = answer
-            # Another worker has it now; by hand, for a journal belongs to its own thread.
-            with contextlib.closing(sqlite3.connect(tmp_path / "journal.db")) as connection, connection:
-                connection.execute("UPDATE leases SET holder = 'other', epoch = epoch + 1")
+            overtake(tmp_path / "journal.db")
         return answer(request)
 
     n8n.answer = meanwhile
