@@ -42,6 +42,9 @@ def main(arguments: list[str]) -> int:
                 path = INTO / f"{seed}-{backend}.jsonl"
                 save(records, path)
                 return _tell(found, path)
+            if not enough(records):
+                print("too little has happened to say anything")
+                return 1
         if options.seed is not None or time.monotonic() - began >= options.seconds:
             print(f"{rounds} rounds in {time.monotonic() - began:.0f} s, nothing found")
             return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -15,15 +16,19 @@ WRITES = ("put", "publish", "retry")
 
 
 class RecordingN8n(HealN8n):
-    def __init__(self, recorder: Recorder, seed: int) -> None:
+    """:param writes: where the bridge's workers note when each of their writes leaves; see ``wsgi.py``."""
+
+    def __init__(self, recorder: Recorder, seed: int, writes: Path) -> None:
         super().__init__(lag_s=0.1)
         self._recorder = recorder
+        self._writes = writes
         self._chance = Random(seed)
 
     def answer(self, request: Request) -> tuple[int, Any]:
         workflow_id, step = self.step_of(request)
-        if step not in WRITES or "x-sent" not in request.headers:  # else an operator's
+        if step not in WRITES or "x-write" not in request.headers:  # else an operator's
             return super().answer(request)
+        sent_at = float((self._writes / request.headers["x-write"]).read_text())
         with self._lock:
             before_s, after_s = self._chance.uniform(0, SLOW_S), self._chance.uniform(0, SLOW_S)
         time.sleep(before_s)
@@ -35,7 +40,7 @@ class RecordingN8n(HealN8n):
                 step=step,
                 workflow=workflow_id,
                 turn=request.headers["x-turn"],
-                sent_at=float(request.headers["x-sent"]),
+                sent_at=sent_at,
                 status=status,
                 active=[before, self._active_id(workflow_id)],
                 draft=[draft, self._draft_id(workflow_id)],

@@ -34,7 +34,9 @@ def run(*, seed: int, seconds: float, backend: str = "sqlite") -> list[Record]:
     recorder = Recorder()
     with tempfile.TemporaryDirectory(prefix="bridge-consistency-") as temporary:
         folder = Path(temporary)
-        n8n = RecordingN8n(recorder, seed)
+        writes = folder / "writes"
+        writes.mkdir()
+        n8n = RecordingN8n(recorder, seed, writes)
         n8n.start()
         try:
             with BACKENDS[backend](folder) as chosen, _bridge(n8n, folder, chosen) as server:

@@ -1,13 +1,16 @@
 """The ``wsgi.py`` of the server in these runs: the planned agent (``tests/heal/wsgi.py``, here ``planned_wsgi``), but
-slower and with pieces of text; and each request to n8n says for which turn it is, and when it left.
+slower and with pieces of text; and each request to n8n says for which turn it is, and notes when it leaves.
 
 A message ``slow …`` is answered in a few pieces, ``long …`` in so many that a turn outlives a lease.
 """
 
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import uuid4
 
 import gevent
 import planned_wsgi
@@ -19,6 +22,7 @@ from app.telemetry import context
 
 PIECES, PIECE_S = {"slow": (1, 8), "long": (20, 30)}, 0.08
 THINKS_S = 0.15
+WRITES = Path(os.environ["TEST_FOLDER"]) / "writes"
 
 
 class SlowAgent(planned_wsgi.PlannedAgent):
@@ -40,9 +44,18 @@ class SlowAgent(planned_wsgi.PlannedAgent):
 _send = N8nClient._send
 
 
-def send(self: N8nClient, pool: Any, request: Any, url: str, headers: dict[str, str], body: bytes | None) -> Any:
-    told = {"X-Turn": context.current().get("turnId", ""), "X-Sent": repr(time.time())}
-    return _send(self, pool, request, url, {**headers, **told}, body)
+def send(self: N8nClient, pool: Any, request: Any, url: str, headers: dict[str, str], body: Any) -> Any:
+    if request.confirm is not None:  # a turn's write, which looks at its leases once more before it leaves
+        write_id = uuid4().hex
+        headers = {**headers, "X-Turn": context.current().get("turnId", ""), "X-Write": write_id}
+        body = _noted(body, write_id)
+    return _send(self, pool, request, url, headers, body)
+
+
+def _noted(body: Iterator[bytes], write_id: str) -> Iterator[bytes]:
+    for piece in body:
+        (WRITES / write_id).write_text(repr(time.time()))
+        yield piece
 
 
 N8nClient._send = send  # type: ignore[method-assign]
