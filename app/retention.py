@@ -20,7 +20,7 @@ from app.errors import StaleDocumentError
 from app.journal import Change, Delete, Document, Expect, Journal, Session
 from app.journal.records import Case, ChildFailure, DeadLetter, DraftWrite, Registration, Repair, Rollback, Snapshot
 from app.n8n import drafts
-from app.n8n.connected import Intent
+from app.n8n.intents import Intent
 from app.repairs.states import UNSETTLED
 from app.turns import transcripts
 

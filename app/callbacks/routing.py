@@ -26,7 +26,7 @@ from app.journal.records import (
     dead_letter_id,
     retry_stale,
 )
-from app.n8n.connected import is_trial
+from app.n8n.intents import is_trial
 from app.repairs import policy
 from app.repairs.publication import BRIDGE
 from app.repairs.trial import is_called_by_trial

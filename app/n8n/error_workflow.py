@@ -18,7 +18,7 @@ from typing import Any, Literal
 from app.errors import N8nError
 from app.n8n import Workflow
 from app.n8n.client import Credential, N8nClient
-from app.n8n.connected import changed, holds
+from app.n8n.saving import changed, holds
 from app.n8n.workflows import find_node
 
 VERSION = 1

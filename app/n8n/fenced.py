@@ -35,3 +35,19 @@ class Confirm:
             self._looked_at = time.monotonic()
             self._journal.commit(Change(fences=self._leases))
         raise BusyError("The journal is too slow to write to n8n safely.")
+
+
+def confirm(journal: Journal, fences: Sequence[Lease]) -> Confirm | None:
+    """For a write whose leases are looked at next; ``None`` for one that stands under none."""
+    return Confirm(journal, fences) if fences else None
+
+
+def check(journal: Journal, fences: Sequence[Lease]) -> Confirm | None:
+    """Look at the leases; returns what looks again before the write is sent.
+
+    :raises LeaseLostError: somebody else is in charge now.
+    """
+    confirmed = confirm(journal, fences)
+    if fences:
+        journal.commit(Change(fences=fences))
+    return confirmed

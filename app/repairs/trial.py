@@ -17,9 +17,10 @@ from app.errors import ConflictError, ValidationError, WorkflowNotFoundError
 from app.journal import Change, Journal, Lease, NewEvent, events
 from app.journal.records import Case, Repair
 from app.n8n import Trial, Workflow, Workflows
-from app.n8n.connected import DraftNotKeptError, has_unnamed_trial, is_trial_run
+from app.n8n.connected import DraftNotKeptError
 from app.n8n.diff import describe, diff
 from app.n8n.errors import N8nRefusedError
+from app.n8n.intents import has_unnamed_trial, is_trial_run
 from app.n8n.javascript import new_code_problems
 from app.n8n.workflows import editable, find_node, validate
 from app.repairs import fence, policy, proof
