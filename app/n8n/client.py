@@ -5,46 +5,24 @@ Source: requests and answers of n8n 2.41.1.
 
 from __future__ import annotations
 
-import json
 import logging
-import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode
-
-import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    NewConnectionError,
-    SSLError,
-    TimeoutError,
-)
+from urllib.parse import quote
 
 from app.errors import WorkflowNotFoundError
 from app.n8n import Workflow
 from app.n8n.errors import (
     ExecutionNotFoundError,
-    N8nBusyError,
     N8nConflictError,
-    N8nDownError,
-    N8nFailedError,
-    N8nKeyError,
     N8nScopeError,
-    N8nTimeoutError,
-    N8nTooLargeError,
     N8nTooOldError,
-    from_answer,
 )
-from app.telemetry import context
+from app.n8n.transport import Bare, Confirm, Request, Transport
 
-MAX_ANSWER_BYTES = 8 * 1024 * 1024
-MAX_TRIES = 3
-CONNECT_TIMEOUT_S = 3.0
-MAX_PAUSE_S = 2.0
 RETRY_TIMEOUT_S = 60.0
 """A retry is answered only when its run has ended."""
 UNPUBLISH_WAIT_S = 2.0
@@ -52,12 +30,9 @@ PAGE = 100
 MAX_PAGES = 50
 RETRY_PAGES = 4
 
-_CHUNK_BYTES = 64 * 1024
-_Body = bytes | Iterator[bytes] | None
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NUMBER = re.compile(r"[0-9]{1,20}")
 
-Confirm = Callable[[], None]
 Execution = dict[str, Any]
 """A run in n8n's JSON: ``id``, ``status``, ``mode``, ``retryOf``, ``workflowId``, ``workflowVersionId``, ``data`` …"""
 
@@ -81,40 +56,6 @@ class Credential:
     type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Bare:
-    """An answer as it came, whatever its status; ``headers`` are looked up in any case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        """The decoded body; ``None`` where it is no JSON."""
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """:ivar repeat: sending it twice does no more than sending it once. :ivar confirm: see :class:`N8nClient`."""
-
-    method: str
-    path: str
-    repeat: bool
-    query: Mapping[str, Any] = field(default_factory=dict)
-    body: Any = None
-    read_s: float | None = None
-    confirm: Confirm | None = None
-
-    @property
-    def what(self) -> str:
-        return f"{self.method} {self.path}"
-
-
 class N8nClient:
     """One n8n. Every call raises an :class:`app.errors.N8nError` of ``errors.py`` where n8n does not do it, and
     ``WorkflowNotFoundError`` or ``ExecutionNotFoundError`` where the thing is unknown to n8n or hidden from the key.
@@ -126,21 +67,19 @@ class N8nClient:
 
     :param base_url: n8n's address before ``/api/v1``; it may have a path.
     :param timeout_s: for each try, to the first byte and to the last; a call with its repetitions takes at most
-        ``MAX_TRIES`` times as long.
+        ``transport.MAX_TRIES`` times as long.
     """
 
     def __init__(self, base_url: str, api_key: str, *, timeout_s: float = 10.0) -> None:
-        if not api_key.isascii() or not api_key.isprintable() or not api_key:
-            raise N8nKeyError
-        self._base = base_url.rstrip("/")
-        self._path = urllib3.util.parse_url(self._base).path or ""
-        self._key = {"X-N8N-API-KEY": api_key}
-        self._timeout_s = timeout_s
-        self._pool = urllib3.connection_from_url(self._base, maxsize=8, block=False)
+        self._transport = Transport(base_url, api_key, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Let go of idle connections."""
-        self._pool.close()
+        self._transport.close()
+
+    def ask(self, method: str, path: str, *, key: bool = False, body: Any = None) -> Bare:
+        """See :meth:`app.n8n.transport.Transport.ask`."""
+        return self._transport.ask(method, path, key=key, body=body)
 
     # -- workflows
 
@@ -163,8 +102,8 @@ class N8nClient:
 
     def create_workflow(self, body: Mapping[str, Any], *, confirm: Confirm | None = None) -> Workflow:
         """Never repeated: after an error with ``maybe_done`` the workflow may exist."""
-        request = _Request("POST", "/workflows", repeat=False, body=body, confirm=confirm)
-        return _workflow(self._call(request), "/workflows")
+        request = Request("POST", "/workflows", repeat=False, body=body, confirm=confirm)
+        return _workflow(self._transport.call(request), "/workflows")
 
     def put_workflow(
         self,
@@ -180,8 +119,8 @@ class N8nClient:
         """
         path = f"/workflows/{_known(workflow_id)}"
         query = {"publishIfActive": publish_if_active}
-        request = _Request("PUT", path, repeat=True, query=query, body=body, confirm=confirm)
-        return _workflow(self._call(request), path)
+        request = Request("PUT", path, repeat=True, query=query, body=body, confirm=confirm)
+        return _workflow(self._transport.call(request), path)
 
     def publish(self, workflow_id: str, version_id: str | None = None, *, confirm: Confirm | None = None) -> Workflow:
         """Activate that version, an older one too; the saved draft where none is named. Production follows within
@@ -192,13 +131,13 @@ class N8nClient:
         """
         path = f"/workflows/{_known(workflow_id)}/activate"
         body = {"versionId": version_id} if version_id else {}
-        request = _Request("POST", path, repeat=version_id is not None, body=body, confirm=confirm)
-        return _workflow(self._call(request), path)
+        request = Request("POST", path, repeat=version_id is not None, body=body, confirm=confirm)
+        return _workflow(self._transport.call(request), path)
 
     def unpublish(self, workflow_id: str, *, confirm: Confirm | None = None) -> Workflow:
         """Nothing happens where it is not active."""
         path = f"/workflows/{_known(workflow_id)}/deactivate"
-        return _workflow(self._call(_Request("POST", path, repeat=True, body={}, confirm=confirm)), path)
+        return _workflow(self._transport.call(Request("POST", path, repeat=True, body={}, confirm=confirm)), path)
 
     def delete_workflow(self, workflow_id: str) -> None:
         """Delete an inactive workflow and its runs; nothing happens where there is none.
@@ -208,7 +147,7 @@ class N8nClient:
         deadline = time.monotonic() + UNPUBLISH_WAIT_S
         while True:
             try:
-                self._call(_Request("DELETE", f"/workflows/{_known(workflow_id)}", repeat=True))
+                self._transport.call(Request("DELETE", f"/workflows/{_known(workflow_id)}", repeat=True))
             except WorkflowNotFoundError:
                 return
             except N8nConflictError:
@@ -269,7 +208,7 @@ class N8nClient:
         """
         path = f"/executions/{_number(execution_id)}/retry"
         body = {"loadWorkflow": load_workflow}
-        return self._call(_Request("POST", path, repeat=False, body=body, read_s=timeout_s, confirm=confirm))
+        return self._transport.call(Request("POST", path, repeat=False, body=body, read_s=timeout_s, confirm=confirm))
 
     def find_retries(self, workflow_id: str, execution_id: str) -> list[Execution]:
         """The retries of a run, the newest first, running ones included. Looks at most ``RETRY_PAGES`` pages back."""
@@ -287,7 +226,7 @@ class N8nClient:
         return sorted(found.values(), key=lambda run: int(run["id"]), reverse=True)
 
     def stop_execution(self, execution_id: str) -> Execution:
-        return self._call(_Request("POST", f"/executions/{_number(execution_id)}/stop", repeat=False))
+        return self._transport.call(Request("POST", f"/executions/{_number(execution_id)}/stop", repeat=False))
 
     # -- credentials
 
@@ -302,39 +241,15 @@ class N8nClient:
     def create_credential(self, name: str, type: str, data: Mapping[str, Any]) -> Credential:
         """Never repeated."""
         body = {"name": name, "type": type, "data": dict(data)}
-        made = self._call(_Request("POST", "/credentials", repeat=False, body=body))
+        made = self._transport.call(Request("POST", "/credentials", repeat=False, body=body))
         if not isinstance(made.get("id"), str):
             raise N8nTooOldError("POST /credentials")
         return Credential(made["id"], name, type)
 
-    # -- n8n itself
-
-    def healthy(self) -> bool:
-        """Whether n8n says that it is ready. Asks once, and without the key."""
-        request = _Request("GET", "/healthz/readiness", repeat=False)
-        try:
-            status, _, _ = self._send(self._pool, request, self._path + request.path, {}, None)
-        except (N8nDownError, N8nTooLargeError):
-            return False
-        return status == 200
-
-    def ask(self, method: str, path: str, *, key: bool = False, body: Any = None) -> Bare:
-        """One request as it is, made once, for whoever wants to know what n8n is rather than have it do something.
-
-        :param path: after n8n's address, ``/api/v1`` included where that is meant. :param key: show the API key.
-        :raises N8nDownError: no answer. :raises N8nTooLargeError: more than is read.
-        """
-        headers = {"Accept": "*/*", **(self._key if key else {})}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        sent = None if body is None else json.dumps(body, allow_nan=False).encode()
-        status, answer, came = self._exchange(_Request(method, path, repeat=False), self._path + path, headers, sent)
-        return Bare(status, came, answer)
-
     # -- how it is done
 
     def _get(self, path: str, **query: Any) -> dict[str, Any]:
-        return self._call(_Request("GET", path, repeat=True, query=query))
+        return self._transport.call(Request("GET", path, repeat=True, query=query))
 
     def _pages(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
         cursor: str | None = None
@@ -345,122 +260,6 @@ class N8nClient:
             if cursor is None:
                 return
         log.warning("n8n has more than the %(limit)d entries that are looked at", {"limit": PAGE * MAX_PAGES})
-
-    def _call(self, request: _Request) -> dict[str, Any]:
-        deadline = time.monotonic() + MAX_TRIES * (request.read_s or self._timeout_s)
-        for number in range(1, MAX_TRIES + 1):
-            try:
-                return self._once(request)
-            except (N8nDownError, N8nFailedError, N8nBusyError) as exc:
-                spread = random.uniform(0.5, 1.0)  # noqa: S311 - so that not all come back at once; guards nothing
-                pause_s = exc.retry_after_s or spread * min(MAX_PAUSE_S, 0.2 * 2**number)
-                late = time.monotonic() + pause_s >= deadline
-                if not request.repeat or exc.permanent or number == MAX_TRIES or late:
-                    raise
-                log.warning("%(what)s failed, trying again", {"what": request.what}, extra={"code": exc.code})
-            time.sleep(pause_s)
-        raise AssertionError("unreachable")
-
-    def _once(self, request: _Request) -> dict[str, Any]:
-        url = f"{self._path}/api/v1{request.path}"
-        if request.query:
-            url += "?" + urlencode({key: _text(value) for key, value in request.query.items()})
-        headers = {"Accept": "application/json", **self._key}
-        if request_id := context.request_id():
-            headers["X-Request-ID"] = request_id
-        body: _Body = None
-        if request.body is not None:
-            headers["Content-Type"] = "application/json"
-            body = json.dumps(request.body, allow_nan=False).encode()
-            if request.confirm is not None:
-                headers["Content-Length"] = str(len(body))
-                body = _once_confirmed(body, request.confirm)
-        status, answer, answer_headers = self._exchange(request, url, headers, body)
-        if not 200 <= status < 300:
-            raise from_answer(status, answer, what=request.what, retry_after=answer_headers.get("Retry-After"))
-        if not answer:
-            return {}
-        try:
-            decoded = json.loads(answer)
-        except (ValueError, RecursionError) as exc:
-            raise N8nTooOldError(request.what) from exc
-        if not isinstance(decoded, dict):
-            raise N8nTooOldError(request.what)
-        return decoded
-
-    def _exchange(
-        self, request: _Request, url: str, headers: dict[str, str], body: _Body
-    ) -> tuple[int, bytes, Mapping[str, str]]:
-        if request.repeat:
-            return self._send(self._pool, request, url, headers, body)
-        # n8n closes a connection that is idle for 5 s. One that it closes just now would leave us in doubt over a
-        # write that may not be repeated, so that gets a connection of its own.
-        with urllib3.connection_from_url(self._base, maxsize=1) as pool:
-            return self._send(pool, request, url, headers, body)
-
-    def _send(
-        self, pool: urllib3.HTTPConnectionPool, request: _Request, url: str, headers: dict[str, str], body: _Body
-    ) -> tuple[int, bytes, Mapping[str, str]]:
-        read_s = request.read_s or self._timeout_s
-        deadline = time.monotonic() + read_s
-        timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, self._timeout_s), read=read_s)
-        try:
-            response = pool.urlopen(
-                request.method,
-                url,
-                body=body,
-                headers=headers,
-                timeout=timeout,
-                retries=False,
-                redirect=False,
-                preload_content=False,
-            )
-        except NewConnectionError as exc:
-            raise N8nDownError(maybe_done=False) from exc
-        except ConnectTimeoutError as exc:
-            raise N8nTimeoutError(maybe_done=False) from exc
-        except SSLError as exc:
-            detail = "n8n's TLS certificate is not trusted here: correct it, or N8N_API_URL."
-            raise N8nDownError(detail, maybe_done=False, permanent=True) from exc
-        except HTTPError as exc:
-            raise _broken_off(exc) from exc
-        try:
-            answer = _read(response, deadline)
-        except HTTPError as exc:
-            response.close()
-            raise _broken_off(exc) from exc
-        except BaseException:
-            # What is left of the answer may not reach the connection's next user.
-            response.close()
-            raise
-        response.release_conn()
-        return response.status, answer, response.headers
-
-
-def _once_confirmed(body: bytes, confirm: Confirm) -> Iterator[bytes]:
-    """``body``, asked for when the head is sent already; n8n does nothing before it has all of it."""
-    confirm()
-    yield body
-
-
-def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """The whole body, within the limits of size and time."""
-    declared = response.headers.get("Content-Length", "")
-    if declared.isdigit() and int(declared) > MAX_ANSWER_BYTES:
-        raise N8nTooLargeError(MAX_ANSWER_BYTES)
-    answer = bytearray()
-    while chunk := response.read1(_CHUNK_BYTES):
-        answer += chunk
-        if len(answer) > MAX_ANSWER_BYTES:
-            raise N8nTooLargeError(MAX_ANSWER_BYTES)
-        if time.monotonic() > deadline:
-            raise N8nTimeoutError("n8n answers too slowly: see what keeps it busy.", maybe_done=True)
-    return bytes(answer)
-
-
-def _broken_off(exc: HTTPError) -> N8nDownError:
-    kind = N8nTimeoutError if isinstance(exc, TimeoutError) else N8nDownError
-    return kind(maybe_done=True)
 
 
 def _known(identifier: str) -> str:
@@ -499,7 +298,3 @@ def _rows(answer: dict[str, Any], path: str) -> list[dict[str, Any]]:
 def _cursor(answer: dict[str, Any]) -> str | None:
     cursor = answer.get("nextCursor")
     return cursor if isinstance(cursor, str) and cursor else None
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

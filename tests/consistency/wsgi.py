@@ -17,7 +17,7 @@ import planned_wsgi
 
 from app import create_app
 from app.agents import AgentEvent, TextDelta, TextFinal, TurnRequest
-from app.n8n.client import N8nClient
+from app.n8n.transport import Transport
 from app.telemetry import context
 
 PIECES, PIECE_S = {"slow": (1, 8), "long": (20, 30)}, 0.08
@@ -41,10 +41,10 @@ class SlowAgent(planned_wsgi.PlannedAgent):
             yield event
 
 
-_send = N8nClient._send
+_send = Transport._send
 
 
-def send(self: N8nClient, pool: Any, request: Any, url: str, headers: dict[str, str], body: Any) -> Any:
+def send(self: Transport, pool: Any, request: Any, url: str, headers: dict[str, str], body: Any) -> Any:
     if request.confirm is not None:  # a turn's write, which looks at its leases once more before it leaves
         write_id = uuid4().hex
         headers = {**headers, "X-Turn": context.current().get("turnId", ""), "X-Write": write_id}
@@ -58,5 +58,5 @@ def _noted(body: Iterator[bytes], write_id: str) -> Iterator[bytes]:
         yield piece
 
 
-N8nClient._send = send  # type: ignore[method-assign]
+Transport._send = send  # type: ignore[method-assign]
 app = create_app(agent=SlowAgent())

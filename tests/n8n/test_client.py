@@ -198,18 +198,18 @@ def test_no_list_of_credentials_is_no_error(n8n, client):
     assert client.list_credentials() is None
 
 
-def test_health_needs_no_key(n8n):
+def test_a_bare_request_needs_no_key(n8n):
     client = N8nClient(n8n.url, "wrong")
-    assert client.healthy()
+    assert client.ask("GET", "/healthz/readiness").status == 200
     assert "x-n8n-api-key" not in n8n.requests[-1].headers
     n8n.ready = False
-    assert not client.healthy()
+    assert client.ask("GET", "/healthz/readiness").status == 503
 
 
 def test_an_address_with_a_path_works():
     with FakeN8n(prefix="/automation/n8n") as n8n:
         client = N8nClient(n8n.url + "/", API_KEY)
-        assert client.healthy()
+        assert client.ask("GET", "/healthz/readiness").status == 200
         assert client.create_workflow(BODY)["name"] == "Orders"
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ import pytest
 from app.errors import ConflictError, LeaseLostError, N8nError, WorkflowNotFoundError
 from app.journal.sqlite import SqliteJournal
 from app.n8n import Trial, Workflows, fenced
+from app.n8n import client as client_module
 from app.n8n.client import N8nClient
 from app.n8n.connected import ConnectedWorkflows
 from app.n8n.errors import N8nDownError, N8nFailedError, N8nKeyError, N8nRefusedError, N8nTooOldError
+from app.n8n.transport import Transport
 from app.n8n.workflows import canonical_hash
 from app.repairs.publication import Publication
 from app.repairs.snapshots import lease_name
@@ -226,16 +229,14 @@ def test_nothing_is_written_under_a_lease_that_was_lost(home, n8n, journal):
     assert len(n8n.executions) == before
 
 
-class Overtaken(N8nClient):
+class Overtaken(Transport):
     """Of a worker that stands still right before it sends a write, until another has its leases."""
 
-    def __init__(self, n8n, path) -> None:
-        super().__init__(n8n.url, API_KEY, timeout_s=2.0)
-        self._journal_path = path
+    journal_path: Path
 
     def _send(self, pool, request, url, headers, body):
         if request.method != "GET":
-            overtake(self._journal_path)
+            overtake(self.journal_path)
         return super()._send(pool, request, url, headers, body)
 
 
@@ -263,9 +264,11 @@ def test_a_worker_that_was_overtaken_after_its_look_at_the_lease_sends_nothing(
     }
     lease = journal.acquire("workflow:w", "first", ttl_s=10)
     before = [request.method for request in n8n.requests if request.method != "GET"]
-    paused = ConnectedWorkflows(Overtaken(n8n, tmp_path / "journal.db"), journal, lost_wait_s=0.3)
+    monkeypatch.setattr(Overtaken, "journal_path", tmp_path / "journal.db", raising=False)
 
     with monkeypatch.context() as patched:
+        patched.setattr(client_module, "Transport", Overtaken)
+        paused = worker(n8n, journal)
         patched.setattr(fenced, "FRESH_S", 0.0)  # as if it had stood still for longer
         with pytest.raises(LeaseLostError):
             calls[what](paused, [lease])
