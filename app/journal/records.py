@@ -155,6 +155,7 @@ class Repair(Record):
         ``parentId``.
     :ivar retries: plain repetitions of the failed run that were begun (a remote outage).
     :ivar delayed: a person was told that it begins later.
+    :ivar away_told: a person was told that it waits for n8n.
     :ivar away: its turns that were put off because n8n was away.
     :ivar proposals: how many changes the agent has proposed in this attempt.
     :ivar proposal: the workflow as proposed (name, nodes, connections, settings).
@@ -185,6 +186,7 @@ class Repair(Record):
     diagnosis: Literal["", "workflow_bug", "credentials", "quota", "remote_outage", "unknown"] = ""
     retries: int = 0
     delayed: bool = False
+    away_told: bool = False
     away: int = 0
     summary: str = ""
     proposals: int = 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from app.errors import WorkflowNotFoundError
+from app.errors import N8nError, WorkflowNotFoundError
 from app.journal import Change, Claim, Delete, Journal, Lease, NewEvent, Put, events
 from app.journal.records import Case, ChildFailure, Repair, retry_stale
 from app.n8n import Workflow, Workflows
@@ -19,16 +20,21 @@ from app.repairs.outage import Outages, Step
 from app.repairs.pace import Pace
 from app.repairs.states import moved
 from app.telemetry import context
+from app.telemetry.redaction import redact_text
 
 GO_ON_S = 86_400.0
 """So long a repair waits for an n8n that is away."""
 AWAY_S, MAX_AWAY_S = 5.0, 600.0
 """Until a turn that n8n has broken off goes on: twice as long each time."""
+TELL_AWAY_S = 60.0
+"""So old is a repair before a person is told that it waits for n8n; where only they can help, at once."""
 MAX_AWAY = 5
 """An n8n that answers some requests and fails others could have an agent begun for ever."""
 LOOK_AGAIN_S = 3_600.0
 """A repair that is delayed for longer is looked at in between: the pace may have been changed."""
 _CALLERS = ("executeWorkflow", "toolWorkflow")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +66,22 @@ class Attempts:
     def open(self, claim: Claim, *, turn_id: str) -> Opening:
         """What to do for a claimed repair input.
 
-        :raises N8nError: the workflow cannot be read now.
+        :raises N8nError: the workflow cannot be read now, and whoever needs to know has been told, or need not yet.
         """
         claimed = claim.input
         repair = Repair.get(self.journal, claimed.key)
+        try:
+            return self._opened(repair, claim, turn_id=turn_id)
+        except N8nError as exc:
+            if repair is None or repair.away_told or not (exc.permanent or _age_s(repair) >= TELL_AWAY_S):
+                raise
+            log.warning("a repair waits for n8n: %s", exc)
+            text = f"A repair waits until n8n can be asked again: {redact_text(exc.detail)}"
+            told = events.notice("warning", text, repair_id=repair.repair_id)
+            return Opening(repair.repair_id, [told], [repair.put(away_told=True)], postpone_s=AWAY_S)
+
+    def _opened(self, repair: Repair | None, claim: Claim, *, turn_id: str) -> Opening:
+        claimed = claim.input
         if repair is not None:
             # Before anything is asked of n8n: its log is to tell for which request that was.
             run = repair.report.get("execution") or {}
@@ -192,8 +210,7 @@ class Attempts:
             return None
         child = ChildFailure.get(self.journal, run_id)
         if child is None:
-            age_s = (datetime.now(UTC) - repair.stored_at).total_seconds() if repair.stored_at else 0.0
-            left_s = policy.SUBWORKFLOW_WAIT_S - age_s
+            left_s = policy.SUBWORKFLOW_WAIT_S - _age_s(repair)
             return Opening(repair.repair_id, postpone_s=left_s) if left_s > 0 else None
         case = Case.get(self.journal, repair.case_key)
         puts = []
@@ -237,6 +254,10 @@ class Attempts:
         if case is None or case.repair_id != repair.repair_id:
             return []
         return [case.put(**policy.closing(outcome, now_s=time.time()), diagnosis=diagnosis)]
+
+
+def _age_s(repair: Repair) -> float:
+    return (datetime.now(UTC) - repair.stored_at).total_seconds() if repair.stored_at else 0.0
 
 
 def _without_agent(repair: Repair, step: Step) -> Opening:

@@ -121,3 +121,23 @@ def test_nobody_is_held_up_while_it_is_down(home: tuple[BridgeServer, HealN8n, P
             one.check_published()
         assert len(one.events()) < told[point] + 30, point
         one.close()
+
+
+def test_a_person_is_told_once_that_only_they_can_help(home: tuple[BridgeServer, HealN8n, Path]) -> None:
+    """n8n does not take the API key any more: no later try can help until somebody sets another."""
+    server, n8n, folder = home
+    one = Healing(server, n8n, folder).adopt(to(FIXED))
+    key, n8n.api_key = n8n.api_key, "another"
+    try:
+        one.fail()
+        told = one.receive("notice", level="warning")
+        assert "API key" in told["text"]
+        refused = n8n.count("GET", f"/workflows/{one.workflow_id}")
+        soon(lambda: n8n.count("GET", f"/workflows/{one.workflow_id}") > refused, what="it is tried again")
+    finally:
+        n8n.api_key = key
+
+    one.wait_state("published")
+
+    assert one.kinds("notice") == ["notice"]
+    one.close()
