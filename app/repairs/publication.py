@@ -114,6 +114,9 @@ class Publication:
                     repair.workflow_id, proposal, base_version_id=base, fences=[lease], instead=proposal
                 )
                 version_id = str(written["versionId"])
+                if version_id == current.get("versionId") and not self.workflows.has_foreign_draft(repair.workflow_id):
+                    # A lost worker has published it, and a trial's draft that was put back has another version of it.
+                    version_id = str(current.get("activeVersionId") or version_id)
             elif version_id not in (current.get("versionId"), current.get("activeVersionId")):
                 # n8n would publish it all the same: over what somebody has saved, or published, since the trial.
                 raise ConflictError("The workflow was changed meanwhile.")

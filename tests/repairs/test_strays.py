@@ -445,7 +445,25 @@ def test_a_note_that_is_gone_by_now_is_not_acted_upon(place: Place) -> None:
     assert url_of(place.draft) == FIXED
 
 
-# -- an undo
+# -- what a lost worker has published
+
+
+def test_a_repair_that_a_lost_worker_has_published_is_not_published_again(place: Place) -> None:
+    """Another repair's trial was put back since, so the draft has another version of the same."""
+    before, proposal = place.shown(), place.to(FIXED)
+    place.repair(state="publishing", decided_by="person", proposal=proposal, base_version_id=str(before["versionId"]))
+    published = place.write(proposal, instead=proposal)
+    place.home.publish(place.workflow_id, version_id=published)
+    place.write(place.to(WORSE), instead=proposal)
+    place.write(proposal, instead=proposal)
+    requests = len(place.n8n.requests)
+
+    assert place.look() is False
+
+    (repair,) = Repair.find(place.journal)
+    assert (repair.state, repair.published_version_id) == ("published", published)
+    assert place.draft["versionId"] != published == place.draft["activeVersionId"]
+    assert {request.method for request in place.n8n.requests[requests:]} == {"GET"}
 
 
 def test_an_undo_that_a_lost_worker_has_published_is_not_published_again(place: Place) -> None:
