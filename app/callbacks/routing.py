@@ -28,8 +28,8 @@ from app.journal.records import (
 )
 from app.n8n.intents import is_trial
 from app.repairs import policy
-from app.repairs.publication import BRIDGE
 from app.repairs.trial import is_called_by_trial
+from app.repairs.writes import BRIDGE
 from app.telemetry import context, metrics
 
 Repairing = Literal["queued", "coalesced", "blocked", "observed", "echo"]

@@ -15,7 +15,7 @@ from app.n8n.client import N8nClient
 from app.n8n.errors import clean
 from app.n8n.workflows import editable
 from app.ops.doctor_findings import Examination, Finding
-from app.repairs.snapshots import lease_name
+from app.repairs.workflow_lease import lease_name
 
 NAME, REPORTING = "error workflow", "reporting"
 MAX_REGISTERED = 1000

@@ -13,8 +13,9 @@ from app.journal.records import Case, Registration, Repair, RepairState, Rollbac
 from app.n8n import Workflow, Workflows
 from app.n8n.workflows import canonical_hash
 from app.repairs import policy, snapshots
-from app.repairs.publication import BRIDGE, Publication
+from app.repairs.publication import Publication
 from app.repairs.states import moved
+from app.repairs.writes import BRIDGE
 
 PERSON = "person"
 
@@ -38,7 +39,7 @@ class Decisions:
         :raises NotFoundError: no such repair in this session. :raises ConflictError: it does not wait (any more), or
             the brake is on.
         """
-        with self.publication.on_workflow(self._waiting(session_id, repair_id).workflow_id) as lease:
+        with self.publication.leases.on_workflow(self._waiting(session_id, repair_id).workflow_id) as lease:
 
             def approved() -> None:
                 # Its turn may be ending just now, and be noting what it has cost.
@@ -56,14 +57,14 @@ class Decisions:
 
         :raises NotFoundError: no such repair in this session. :raises ConflictError: it does not wait (any more).
         """
-        self.publication.end(self._waiting(session_id, repair_id), "rejected", by=by)
+        self.publication.endings.end(self._waiting(session_id, repair_id), "rejected", by=by)
 
     def expire(self) -> None:
         """End what has waited too long. A chore: run by one worker at a time."""
         for repair in Repair.find(self.journal, "waiting", limit=1000):
             if repair.expires_at_s <= time.time():
                 try:
-                    self.publication.end(repair, "expired", by=BRIDGE)
+                    self.publication.endings.end(repair, "expired", by=BRIDGE)
                 except ConflictError:
                     continue
                 except BaseError as exc:
@@ -107,7 +108,7 @@ class Decisions:
             ],
             add=NewInput("repair", seq=former.error_seq, key=repair.repair_id),
         )
-        self.publication.once(change)
+        self.publication.endings.once(change)
 
     def roll_back(self, session_id: str, workflow_id: str, snapshot_id: str | None, *, by: str = PERSON) -> None:
         """Restore a snapshot exactly; the newest that was not taken by an undo where none is named.
@@ -117,7 +118,7 @@ class Decisions:
         self._own(session_id, workflow_id)
         self._to_restore(workflow_id, snapshot_id)
         stopped = self._stop_repairs(session_id, workflow_id)
-        with self.publication.on_workflow(workflow_id) as lease:
+        with self.publication.leases.on_workflow(workflow_id) as lease:
             # Looked for again: a repair that was being published until now has one of its own.
             snapshot = self._to_restore(workflow_id, snapshot_id)
             current = self.workflows.get(workflow_id)
@@ -140,8 +141,8 @@ class Decisions:
                 # Done later, it must not take back what somebody does until then; a trial's draft it may.
                 only_version_id="" if stopped else str(current.get("versionId", "")),
             )
-            self.publication.once(Change(puts=[rollback.put()], fences=[lease]))
-            self.publication.restore(workflow_id, lease)
+            self.publication.endings.once(Change(puts=[rollback.put()], fences=[lease]))
+            self.publication.undo.restore(workflow_id, lease)
 
     # -- how it is done
 
@@ -157,8 +158,8 @@ class Decisions:
 
     def _is_edited(self, current: Workflow, snapshot: Snapshot) -> bool:
         """Whether somebody has changed the workflow after the repair that the snapshot was taken for."""
-        repair = self.publication.published_over(snapshot)
-        return repair is not None and self.publication.is_edited(repair, current)
+        repair = self.publication.undo.published_over(snapshot)
+        return repair is not None and self.publication.undo.is_edited(repair, current)
 
     def _waiting(self, session_id: str, repair_id: str) -> Repair:
         repair = Repair.get(self.journal, repair_id)
@@ -197,6 +198,6 @@ class Decisions:
             # In one change, and refused where a turn has begun: the input never goes without its repair.
             state: RepairState = "restoring" if repair.state == "trying" else "failed"
             reason = "The workflow was rolled back."
-            ending = self.publication.ending(repair, "failed", by=PERSON, reason=reason, state=state)
+            ending = self.publication.endings.ending(repair, "failed", by=PERSON, reason=reason, state=state)
             self.journal.commit(replace(ending, answer=input_id))
         return True

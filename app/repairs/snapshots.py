@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Literal
 
-from app.journal import Delete, Journal, Put
+from app.journal import Change, Delete, Journal, Lease, Put
 from app.journal.records import Snapshot
 from app.n8n import Workflow
 from app.n8n.workflows import canonical_hash
@@ -43,14 +44,25 @@ def take(
     return snapshot_id, [snapshot.put()], [old.delete() for old in older if old.snapshot_id != keep]
 
 
+def store(
+    journal: Journal,
+    workflow: Workflow,
+    *,
+    cause: Literal["repair", "rollback"],
+    for_write: str,
+    fences: Sequence[Lease],
+    keep: str = "",
+) -> str:
+    """:func:`take` it, and commit; returns the snapshot's id."""
+    snapshot_id, puts, deletes = take(journal, workflow, cause=cause, for_write=for_write, keep=keep)
+    if puts:
+        journal.commit(Change(puts=puts, deletes=deletes, fences=fences))
+    return snapshot_id
+
+
 def newest_to_restore(journal: Journal, workflow_id: str) -> Snapshot | None:
     """What "undo" means: the state before the newest change that was not itself an undo."""
     for snapshot in Snapshot.find(journal, f"workflow:{workflow_id}", limit=KEEP):
         if snapshot.cause != "rollback":
             return snapshot
     return None
-
-
-def lease_name(workflow_id: str) -> str:
-    """The lease under which a workflow is written."""
-    return f"workflow:{workflow_id}"

@@ -23,7 +23,7 @@ from app.n8n.errors import N8nRefusedError
 from app.n8n.intents import has_unnamed_trial, is_trial_run
 from app.n8n.javascript import new_code_problems
 from app.n8n.workflows import editable, find_node, validate
-from app.repairs import fence, policy, proof
+from app.repairs import fence, policy, proof, snapshots
 from app.repairs.asking import ask
 from app.repairs.publication import Publication
 from app.repairs.states import moved
@@ -137,7 +137,7 @@ class Proposer:
         :returns: the verdict for the agent. The repair is ``running`` again where the trial failed.
         """
         repair = _fresh(self.journal, repair_id)
-        with self.publication.on_workflow(repair.workflow_id) as held:
+        with self.publication.leases.on_workflow(repair.workflow_id) as held:
             fences = [lease, held]
             # Asked anew before each write: the brake is for what runs, too.
             if self._is_stopped(repair):
@@ -182,7 +182,7 @@ class Proposer:
             return repair
         current = self.workflows.get(repair.workflow_id)
         name = f"{repair.repair_id}:{repair.proposals}"
-        snapshot_id = self.publication.snapshot(current, cause="repair", for_write=name, fences=fences)
+        snapshot_id = snapshots.store(self.journal, current, cause="repair", for_write=name, fences=fences)
         if repair.snapshot_id != snapshot_id:
             self.journal.commit(Change(puts=[repair.put(snapshot_id=snapshot_id)], fences=fences))
             repair = _fresh(self.journal, repair.repair_id)

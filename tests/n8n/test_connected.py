@@ -22,7 +22,7 @@ from app.n8n.errors import N8nDownError, N8nFailedError, N8nKeyError, N8nRefused
 from app.n8n.transport import Transport
 from app.n8n.workflows import canonical_hash
 from app.repairs.publication import Publication
-from app.repairs.snapshots import lease_name
+from app.repairs.workflow_lease import lease_name
 from tests.fakes.n8n import API_KEY, FakeN8n
 
 HOOK: dict[str, Any] = {

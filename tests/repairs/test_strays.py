@@ -20,9 +20,9 @@ from app.n8n import Workflow
 from app.n8n.client import N8nClient
 from app.n8n.connected import ConnectedWorkflows
 from app.n8n.workflows import editable
-from app.repairs import strays
+from app.repairs import snapshots, strays
 from app.repairs.publication import Publication
-from app.repairs.snapshots import lease_name
+from app.repairs.workflow_lease import lease_name
 from tests.fakes.n8n import API_KEY, FakeN8n, Request
 from tests.heal.rig import BROKEN, FIXED, WORSE, url_of, workflow
 
@@ -106,7 +106,7 @@ class Place:
     def trying(self, *, noted: bool = True) -> Repair:
         """A repair whose proposal is the draft. ``noted``: its worker came to write down which version that is."""
         before, proposal = self.shown(), self.to(FIXED)
-        snapshot_id = self.publication.snapshot(before, cause="repair", for_write="r1:1", fences=[self.lease])
+        snapshot_id = snapshots.store(self.journal, before, cause="repair", for_write="r1:1", fences=[self.lease])
         version_id = self.write(proposal, instead=editable(before))
         return self.repair(
             state="trying",
@@ -469,7 +469,7 @@ def test_a_repair_that_a_lost_worker_has_published_is_not_published_again(place:
 def test_an_undo_that_a_lost_worker_has_published_is_not_published_again(place: Place) -> None:
     """A trial was put back since, so the draft has another version of the same."""
     before = place.shown()
-    snapshot_id = place.publication.snapshot(before, cause="repair", for_write="r1:1", fences=[place.lease])
+    snapshot_id = snapshots.store(place.journal, before, cause="repair", for_write="r1:1", fences=[place.lease])
     place.write(place.to(FIXED), instead=editable(before))
     place.write(editable(before), instead=editable(before))
     rollback = Rollback(workflow_id=place.workflow_id, session_id="s1", snapshot_id=snapshot_id, by="person")

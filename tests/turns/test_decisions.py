@@ -15,7 +15,7 @@ from app.journal import Change, Delete
 from app.journal.records import Case, Repair
 from app.repairs.decisions import Decisions
 from app.repairs.publication import Publication
-from app.repairs.snapshots import lease_name
+from app.repairs.workflow_lease import lease_name
 from tests.journal.steps import together, until
 from tests.support.agents import ScriptedAgent, never, waits
 from tests.support.client import failure
@@ -198,7 +198,7 @@ def test_a_workflow_that_is_being_changed_keeps_a_decision_waiting(
     bench: Bench, waiting: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session_id, workflow_id, repair_id = waiting
-    monkeypatch.setattr("app.repairs.publication.WORKFLOW_WAIT_S", 0.2)
+    monkeypatch.setattr("app.repairs.workflow_lease.WORKFLOW_WAIT_S", 0.2)
     lease = bench.journal.acquire(lease_name(workflow_id), "somebody", ttl_s=60)
     assert lease is not None
     decisions = idle_worker(bench).decisions
