@@ -15,7 +15,9 @@ from gevent.event import Event as GreenEvent
 from app.errors import BaseError
 from app.journal import Journal, Lease
 from app.telemetry import metrics
-from app.turns.turn import KILL_S, LOOK_S, RunningTurn, Turns
+from app.turns.running import LOOK_S, RunningTurn
+from app.turns.supervision import KILL_S
+from app.turns.turn import Turns
 
 ROOM_S = 0.004
 """A worker waits so long for each turn that it runs, so that one with fewer takes the next."""

@@ -12,7 +12,7 @@ from gevent.event import Event
 
 from app.agents import AgentEvent, Finished, TextDelta, TextFinal, TextReset, ToolFinished, ToolStarted, TurnRequest
 from app.errors import ClaudeExecutionError, JournalUnavailableError
-from app.turns import turn
+from app.turns import turn_end
 from app.turns.takeover import MAX_TAKEOVERS
 from tests.journal.steps import until
 from tests.support.agents import ScriptedAgent, never, raises, says, use, waits, yields
@@ -312,7 +312,7 @@ def away_at(journal, event_type: str, *, times: int) -> None:  # type: ignore[no
 
 def test_a_turn_that_meets_a_journal_that_is_away_is_run_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often: nothing is wrong with the input, and no worker was lost."""
-    monkeypatch.setattr(turn, "AWAY_S", 0.0)
+    monkeypatch.setattr(turn_end, "AWAY_S", 0.0)
     session_id, times = bench.session(), MAX_TAKEOVERS + 2
     worker = bench.worker(ScriptedAgent(says("hello")))
     away_at(worker.journal, "assistant_message", times=times)
@@ -326,7 +326,7 @@ def test_a_turn_that_the_journal_has_broken_off_lets_others_go_first(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that takes only what is small would have its agent asked, and paid, without a pause."""
-    monkeypatch.setattr(turn, "AWAY_S", 3_600.0)
+    monkeypatch.setattr(turn_end, "AWAY_S", 3_600.0)
     session_id, agent = bench.session(), ScriptedAgent(says("hello"))
     away_at(bench.worker(agent, concurrent_turns=1).journal, "assistant_message", times=1)
     bench.say(session_id)
