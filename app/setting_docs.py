@@ -93,4 +93,4 @@ def _line(cells: Iterator[str] | list[str] | tuple[str, ...]) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(), end="")  # noqa: T201
+    print(markdown(), end="")  # noqa: T201 - what it prints is what it is for

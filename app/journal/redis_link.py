@@ -97,7 +97,7 @@ class RedisLink:
     def subscribe(self, channel: str) -> Any:
         """A subscription on a connection of its own; close it. :raises RedisError: or ``OSError``: not now."""
         client: redis.Redis = self._endpoint.client()
-        subscription: Any = client.pubsub()  # type: ignore[no-untyped-call]
+        subscription: Any = client.pubsub()  # type: ignore[no-untyped-call]  # redis gives it no types
         try:
             subscription.subscribe(channel)
         except BaseException:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.support.server import free_port, wait_for
 
@@ -53,7 +54,7 @@ class Aws:
     def _answers(self) -> bool:
         try:
             self.client("s3").list_buckets()
-        except Exception:
+        except (BotoCoreError, ClientError):
             return False
         return True
 
