@@ -5,6 +5,11 @@ import { away, h, scrolls } from './dom.js';
 import { Lexer } from './vendor/marked.js';
 
 const LONGEST_CHARS = 100_000;
+// What a person writes has fewer of these in a paragraph; the parser compares each with those before it.
+const MOST_EMPHASIS = 300;
+const EMPHASIS = /[_*~]/g;
+// Quotes in quotes, lists in lists: the parser calls itself for each.
+const TOO_DEEP = /^(?:(?:>|\+|\d+[.)]) ?){100}/m;
 const ENTITIES = { amp: '&', lt: '<', gt: '>', quot: '"', apos: "'", nbsp: '\u00a0' };
 const SAFE_LINK = /^(https?:|mailto:)/i;
 
@@ -41,13 +46,25 @@ export function growing(root) {
   };
 }
 
-function lex(text) {
-  try {
-    return Lexer.lex(text, { gfm: true });
-  } catch {
-    return [{ type: 'paragraph', raw: text, text, tokens: [{ type: 'text', text, escaped: true }] }];
+/** Shows as it was written what it would take seconds to read. */
+class BoundedLexer extends Lexer {
+  inlineTokens(source, tokens = []) {
+    if (!(source.match(EMPHASIS)?.length > MOST_EMPHASIS)) return super.inlineTokens(source, tokens);
+    tokens.push(asWritten(source));
+    return tokens;
   }
 }
+
+function lex(text) {
+  try {
+    if (!TOO_DEEP.test(text)) return new BoundedLexer({ gfm: true }).lex(text);
+  } catch {
+    // Not to be read: shown as it is.
+  }
+  return [{ type: 'paragraph', raw: text, text, tokens: [asWritten(text)] }];
+}
+
+const asWritten = (text) => ({ type: 'text', raw: text, text, escaped: true });
 
 function element(token) {
   const made = block(token);

@@ -16,6 +16,15 @@ REDUCE = """async ([modules, events]) => {
     });
 }"""
 
+SHOW = """async (text) => {
+    const version = document.querySelector('script[src]').src.replace('main.js', '');
+    const { growing } = await import(`${version}markdown.js`);
+    const root = document.createElement('div');
+    growing(root)(text, true);
+    const inside = (one) => one.querySelectorAll(':not(wbr)').length;
+    return [...root.children].map((one) => [one.tagName, inside(one), one.textContent.length]);
+}"""
+
 
 class Log:
     """Events as the wire has them, numbered."""
@@ -70,3 +79,18 @@ def test_a_repairs_turn_answers_no_message_and_repeats_are_one_failure(console: 
     assert (chat["items"][0]["state"], chat["items"][1]["count"], chat["items"][1]["message"]) == ("queued", 3, "no 3")
     assert chat["items"][3]["isRepair"]
     assert [(one["repairId"], one["count"]) for one in healing["repairs"]] == [("r1", 3)]
+
+
+def test_what_would_take_seconds_to_read_is_shown_as_it_was_written(console: Console) -> None:
+    """What an agent repeats of a hostile text may not hold the page up."""
+
+    def show(text: str) -> list[list[Any]]:
+        found: list[list[Any]] = console.page.evaluate(SHOW, text)
+        return found
+
+    for emphasis in ("_a" * 30_000, "*a* " * 200):
+        assert show(f"{emphasis}\n\n**told** so") == [["P", 0, len(emphasis)], ["P", 1, 7]]
+    for deep in ("> " * 200, "1. " * 200, "+ " * 30_000):
+        assert show(deep.strip()) == [["P", 0, len(deep.strip())]]
+    ordinary = show("> > quoted\n\n1. one\n2. **two**\n\n" + "-" * 200)
+    assert [name for name, *_ in ordinary] == ["BLOCKQUOTE", "OL", "HR"]
