@@ -735,8 +735,8 @@ class FakeN8n:
         version = self._version(handler, handler.live)
         post = next(node for node in version["nodes"] if node["type"].endswith(".httpRequest"))
         caller = threading.Thread(target=self._deliver, args=(handler, version, post, stored, failed), daemon=True)
-        self._callers.append(caller)
         caller.start()
+        self._callers.append(caller)  # who waits for them joins them, which needs a thread that was started
 
     def _deliver(self, handler: Stored, version: Json, post: Json, stored: Stored, failed: Json) -> None:
         with self._lock:
