@@ -6,8 +6,9 @@ worker import there.
 """
 
 from gevent import config as gevent_config
-from gevent import monkey
+from gevent import events, monkey
 
+events.notify_and_call_entry_points = events.notify  # each event would look through all that is installed for plugins
 monkey.patch_all()  # before anything else is imported
 gevent_config.track_greenlet_tree = False  # who spawned it, with the stack: 2 KiB of each greenlet, for debuggers
 
