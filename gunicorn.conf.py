@@ -6,11 +6,13 @@ worker import there.
 """
 
 from gevent import config as gevent_config
-from gevent import monkey
+from gevent import events, monkey
 
+events.notify_and_call_entry_points = events.notify  # each event would look through all that is installed for plugins
 monkey.patch_all()  # before anything else is imported
 gevent_config.track_greenlet_tree = False  # who spawned it, with the stack: 2 KiB of each greenlet, for debuggers
 
+import gc
 import os
 import shutil
 import signal
@@ -102,6 +104,8 @@ def when_ready(server):
 
 
 def post_fork(server, worker):
+    gc.disable()  # while the application is loaded; nothing of that is garbage
+
     from app.telemetry import context
     from app.telemetry.logs import configure
 
@@ -125,6 +129,8 @@ def post_fork(server, worker):
 
 
 def post_worker_init(worker):
+    gc.freeze()  # what is loaded stays to the end: no collection has to look through it
+    gc.enable()
     if worker.bridge:
         worker.bridge.start()
 

@@ -110,6 +110,8 @@ class BridgeServer:
         self._environment = {name: str(value) for name, value in environment.items() if value is not None}
         self._read_output = read_output
         self._output: list[str] = []
+        self._parsed: list[dict[str, Any]] = []
+        self._parsing = threading.Lock()
         self._reader: threading.Thread | None = None
         self._process: subprocess.Popen[str] | None = None
 
@@ -149,10 +151,15 @@ class BridgeServer:
                 code = self.wait(limit_s=limit_s)
             except AssertionError:
                 killed = True
+        left: list[int] = []
+
+        def gone() -> bool:
+            left[:] = self.processes()
+            return not left
+
         with contextlib.suppress(AssertionError):
             # Those that were killed at the end of their grace may take a moment to go.
-            wait_for(lambda: not self.processes(), limit_s=GONE_LIMIT_S)
-        left = self.processes()
+            wait_for(gone, limit_s=GONE_LIMIT_S)
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -230,10 +237,7 @@ class BridgeServer:
         return [pid for pid in _all_pids() if _session(pid) == session or self._is_marked(pid)]
 
     def _is_marked(self, pid: int) -> bool:
-        try:
-            return self._mark.encode() in Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:
-            return False
+        return self._mark.encode() in _content(f"/proc/{pid}/environ")
 
     def _ended_code(self) -> int | None:
         return self._process.poll() if self._process else 0
@@ -315,16 +319,17 @@ class BridgeServer:
 
         :raises AssertionError: a line is not one JSON object.
         """
-        lines = []
-        for text in self.raw_lines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                raise AssertionError(f"not a JSON line: {text[:500]!r}") from None
-            assert isinstance(line, dict), f"not a JSON object: {text[:500]!r}"
-            lines.append(line)
-        wanted = {**({} if message is None else {"message": message}), **fields}
-        return [line for line in lines if wanted.items() <= {k: v for k, v in line.items() if _plain(v)}.items()]
+        with self._parsing:
+            # Who waits for a line asks again and again, so each is read once.
+            for text in self._output[len(self._parsed) :]:
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    raise AssertionError(f"not a JSON line: {text[:500]!r}") from None
+                assert isinstance(line, dict), f"not a JSON object: {text[:500]!r}"
+                self._parsed.append(line)
+        wanted = {**({} if message is None else {"message": message}), **fields}.items()
+        return [dict(line) for line in self._parsed if all(k in line and line[k] == v for k, v in wanted)]
 
     def wait_log(self, message: str, *, limit_s: float = 30.0, **fields: Any) -> dict[str, Any]:
         """The first log line with this message and these fields, as soon as it is there."""
@@ -355,34 +360,37 @@ def _dumps(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool) or value is None
-
-
 def _all_pids() -> Iterator[int]:
     return (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
 
 
-def _stat(pid: int) -> list[str]:
+def _stat(pid: int) -> list[bytes]:
     """Fields of ``/proc/<pid>/stat`` after the name: state, parent, group, session …; empty where it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
+    return _content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
 
 
 def _session(pid: int) -> int:
     """The process's session; -2 for one that has ended (a zombie, too)."""
     fields = _stat(pid)
-    return int(fields[3]) if fields and fields[0] not in "ZX" else -2
+    return int(fields[3]) if fields and fields[0] not in b"ZX" else -2
 
 
 def _children(pid: int) -> list[int]:
-    return [other for other in _all_pids() if (fields := _stat(other)) and fields[1] == str(pid) and fields[0] != "Z"]
+    """Those of its first thread, without zombies."""
+    # Two looks: one may miss a child whose neighbour in the list is reaped just then.
+    looks = [_content(f"/proc/{pid}/task/{pid}/children") for _ in range(2)]
+    found = {int(child) for look in looks for child in look.split()}
+    return [child for child in found if (fields := _stat(child)) and fields[0] not in b"ZX"]
 
 
 def _command_line(pid: int) -> bytes:
+    return _content(f"/proc/{pid}/cmdline")
+
+
+def _content(path: str) -> bytes:
+    """Of a file of ``/proc``; empty where its process is gone."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except OSError:
         return b""

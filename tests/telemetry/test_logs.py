@@ -6,7 +6,11 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -161,3 +165,71 @@ def test_the_direct_handler_never_waits(pipe: tuple[int, int]) -> None:
     lines = read_all(reading)
     assert len(lines) == 100 - handler.dropped
     assert all(json.loads(line)["message"] == "x" * 2_000 for line in lines)
+
+
+HOLDER = """
+import fcntl, sys
+fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.readline()
+fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_UN)
+"""
+
+
+@contextmanager
+def held(lock_fd: int) -> Iterator[Callable[[], None]]:
+    """Another process has the lock; gives what makes it let go."""
+    argv = [sys.executable, "-c", HOLDER, str(lock_fd)]
+    with subprocess.Popen(argv, pass_fds=[lock_fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin and holder.stdout
+        assert holder.stdout.readline() == "held\n"
+
+        def let_go() -> None:
+            assert holder.stdin
+            holder.stdin.write("\n")
+            holder.stdin.flush()
+
+        yield let_go
+
+
+class Told(DirectHandler):
+    """Says when a line is about to be written."""
+
+    def __init__(self, fd: int, *, lock_fd: int, lock_wait_s: float) -> None:
+        super().__init__(fd, lock_fd=lock_fd, lock_wait_s=lock_wait_s)
+        self.begun = threading.Event()
+
+    def format(self, record: logging.LogRecord) -> str:
+        self.begun.set()
+        return super().format(record)
+
+
+def test_the_direct_handler_waits_for_the_end_of_anothers_line(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    lock_fd = os.memfd_create("lock")
+    handler = Told(writing, lock_fd=lock_fd, lock_wait_s=30)
+    with held(lock_fd) as let_go:
+        thread = threading.Thread(target=handler.emit, args=[logging.makeLogRecord({"msg": "mine"})])
+        thread.start()
+        assert handler.begun.wait(30)
+        let_go()
+        thread.join(30)
+    os.close(lock_fd)
+
+    assert handler.dropped == 0
+    assert [json.loads(line)["message"] for line in read_all(reading)] == ["mine"]
+
+
+def test_the_direct_handler_waits_once_for_a_writer_that_is_stuck(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    lock_fd = os.memfd_create("lock")
+    handler = DirectHandler(writing, lock_fd=lock_fd, lock_wait_s=0.05)
+    with held(lock_fd):
+        handler.emit(logging.makeLogRecord({"msg": "lost"}))
+        handler.lock_wait_s = 3_600.0
+        handler.emit(logging.makeLogRecord({"msg": "lost, too"}))
+    handler.emit(logging.makeLogRecord({"msg": "mine"}))
+    os.close(lock_fd)
+
+    assert handler.dropped == 2
+    assert [json.loads(line)["message"] for line in read_all(reading)] == ["mine"]

@@ -27,7 +27,7 @@ from app.repairs.publication import Publication
 from app.tools.catalog import Catalog
 from app.tools.server import ToolsServer
 from app.turns.runner import Runner
-from app.turns.turn import Turns
+from app.turns.turn import RunningTurn, Turns
 from tests.journal.steps import new_id, open_session, until, whole_log
 from tests.support.client import failure
 
@@ -52,6 +52,25 @@ class PausableJournal(SqliteJournal):
         return super().pending(session_id)
 
 
+class KnownTurns(Runner):
+    """A runner whose turns can be ended from outside, as those of a killed process."""
+
+    def __init__(self, turns: Turns, *, holder: str, concurrent_turns: int) -> None:
+        super().__init__(turns, holder=holder, concurrent_turns=concurrent_turns)
+        self._serving: set[gevent.Greenlet] = set()
+
+    def _serve(self, running: RunningTurn) -> None:
+        served = gevent.getcurrent()
+        self._serving.add(served)
+        try:
+            super()._serve(running)
+        finally:
+            self._serving.discard(served)
+
+    def kill(self) -> None:
+        gevent.killall([*self._greenlets, *self._serving], block=False)
+
+
 class Worker:
     """What ``BridgeWorker`` makes, without settings and HTTP."""
 
@@ -73,17 +92,17 @@ class Worker:
             lease_s=lease_s,
             timeout_s=turn_timeout_s,
         )
-        self.runner = Runner(turns, holder=self.holder, concurrent_turns=concurrent_turns)
+        self.runner = KnownTurns(turns, holder=self.holder, concurrent_turns=concurrent_turns)
 
     def start(self) -> None:
         self.tools.start()
         self.runner.start()
 
     def vanish(self) -> None:
-        """As SIGKILL: nothing is said, nothing given back; what still runs is refused by the closed journal."""
+        """As SIGKILL: nothing is said, nothing given back, no turn goes on; the closed journal refuses what would."""
         self.journal.close()
-        self.tools.stop()
-        gevent.killall(self.runner._greenlets, block=False)
+        self.runner.kill()
+        self.tools.stop()  # last: it ends the call that this may have come from
 
     def stop(self) -> None:
         self.runner.stop()
