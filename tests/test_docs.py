@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -17,6 +19,7 @@ from prometheus_client import generate_latest
 from werkzeug.exceptions import HTTPException
 
 from app.factory import create_app
+from app.repairs.delivery import headers_for
 from app.settings import TABLE, load
 from app.telemetry import metrics
 
@@ -177,6 +180,21 @@ def test_what_is_to_be_pasted_is_a_shells_language(path: Path) -> None:
     if blocks := fenced(path.read_text(), "sh"):
         checked = subprocess.run(["bash", "-n"], input="\n".join(blocks), text=True, capture_output=True)
         assert checked.stderr == ""
+
+
+def test_the_receiver_that_a_document_shows_takes_what_is_genuine_and_nothing_else() -> None:
+    (code,) = fenced((ROOT / "docs" / "notifications.md").read_text(), "python")
+    shown: dict[str, Any] = {}
+    exec(code, shown)
+    secret, body = "whsec_bmV3LXNlY3JldA==", b'{"text": "\xc3\xa4"}'
+    now_s = int(time.time())
+    headers = headers_for("msg_1", body, [secret, "old"], now_s=now_s)
+
+    assert shown["is_genuine"](headers, body, secret) and shown["is_genuine"](headers, body, "old")
+    assert not shown["is_genuine"](headers, body + b" ", secret)
+    assert not shown["is_genuine"](headers, body, "another")
+    late = headers_for("msg_1", body, [secret], now_s=now_s - 301)
+    assert not shown["is_genuine"](late, body, secret)
 
 
 def test_what_each_metric_means_for_people_on_call_is_told() -> None:
