@@ -114,7 +114,8 @@ def test_every_make_target_that_a_document_names_is_there(path: Path) -> None:
 @every_document
 def test_every_module_that_a_document_runs_is_there(path: Path) -> None:
     for command in commands(path):
-        for module in re.findall(r"python3? -m ([a-z]\w*(?:\.\w+)*)", command):
+        for python, module in re.findall(r"(\S*python3?) -m ([a-z]\w*(?:\.\w+)*)", command):
+            assert python == ".venv/bin/python", f"{command}: only that one has the packages"
             parts = ROOT.joinpath(*module.split("."))
             assert module == "pytest" or parts.with_suffix(".py").exists() or (parts / "__main__.py").exists(), module
 
