@@ -19,8 +19,9 @@ then exist). The environment wins over the file, an empty value counts as unset,
 - **Secrets** may be files instead: `NAME_FILE` is the path of a text file with the value of `NAME`; not both. Where
   several values are taken, separated by commas, all of them hold: put the new one first, reload, have the others know
   it, take the old one away, reload.
-- **Checked:** `gunicorn --check-config -c gunicorn.conf.py wsgi:app` refuses what is wrong with one line that names the
-  variable. `python -m app.settings --summary` says what is configured; no secret is shown. `flask doctor` tries it out.
+- **Checked:** `.venv/bin/gunicorn --check-config -c gunicorn.conf.py wsgi:app` refuses what is wrong with one line
+  that names the variable. `.venv/bin/python -m app.settings --summary` says what is configured; no secret is shown.
+  `flask doctor` tries it out.
 - **Changed:** a reload (`HUP` to the master) reads the file and the secrets' files anew. Where they are wrong, one
   error is logged and the old workers stay. What came by the environment holds for the process's life.
 - Beside these, prometheus-client's `PROMETHEUS_MULTIPROC_DIR` ([metrics.md](metrics.md)) and what AWS's own tools read

@@ -88,12 +88,15 @@ begin() {
     podman cp tests/fakes/n8n.py "$TARGET_NAME:/opt/n8n.py"
     podman exec --detach "$TARGET_NAME" python3 /opt/n8n.py --port 5678 >/dev/null
 
+    # What is installed is HEAD as it is now: a commit made meanwhile would be another release.
+    git clone -q . "$work/here"
+
     umask 077
     printf '[bridge]\ntarget ansible_connection=containers.podman.podman ansible_host=%s %s\n' "$TARGET_NAME" \
         "ansible_python_interpreter=/usr/bin/python3 ansible_become=false" >"$work/inventory.ini"
     access=access-$(openssl rand -hex 20) callback=callback-$(openssl rand -hex 20)
     cat >"$work/vars.yml" <<END
-bridge_repository: $PWD
+bridge_repository: $work/here
 bridge_wheel_dir: /opt/wheels/wheels
 bridge_settings:
   AGENT: offline
@@ -200,7 +203,7 @@ no_secret_was_shown() {
 }
 
 next_release() { # VERSION: a repository like this one, with it as the next commit
-    git clone -q . "$work/next" 2>/dev/null || :
+    git clone -q "$work/here" "$work/next" 2>/dev/null || :
     sed -i "s/^VERSION = .*/VERSION = \"$1\"/" "$work/next/app/version.py"
     git -C "$work/next" -c user.name=test -c user.email=test@localhost commit -qam "Version $1"
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # usage: terraform_test.sh [PART...]    all parts, or those named, such as modules/waf, envs/prod or checkov
 # Checks terraform/ (make terraform-test): format, validate and test of every module and root; a policy scan; and each
-# root's example applied in a simulation, after which a second plan must find nothing to do.
+# root's example applied in a simulation, after which a second plan must find nothing to do and the figures that were
+# agreed must be there (terraform_figures.py).
 #
 # Where the folder that INFRA_TOOLS names (default: ../shared/infra) has tf-offline.sh, a stand-in serves the provider's
 # real schema and nothing is fetched. Else terraform fetches the providers; then there is no simulation, and no plan of
@@ -55,7 +56,8 @@ test_part() {
 
 simulate() {
     [ -n "$OFFLINE" ] || return 0
-    "$OFFLINE" apply "$1" -var-file=example.tfvars
+    "$OFFLINE" apply "$1" -var-file=example.tfvars -state="$1.tfstate"
+    python3 "$FIGURES" "$1.tfstate" && echo "the figures are those that were agreed"
 }
 
 if [ "${1:-}" = --part ]; then # called by this script
@@ -77,7 +79,7 @@ command -v terraform >/dev/null ||
     fail "terraform $needed or newer is needed on the PATH, and cannot be installed from here (its documentation: Install Terraform)"
 version=$(terraform version -json 2>/dev/null | python3 -c 'import json, sys; print(json.load(sys.stdin)["terraform_version"])')
 [ "$(printf '%s\n' "$needed" "$version" | sort -V | head -n 1)" = "$needed" ] || fail "terraform $needed or newer is needed; $(command -v terraform) is $version"
-export CHECKOV=$PWD/.venv-terraform/bin/checkov
+export CHECKOV=$PWD/.venv-terraform/bin/checkov FIGURES=$PWD/dev/terraform_figures.py
 [ -x "$CHECKOV" ] || fail "run make terraform-test, which installs the scanner"
 
 # terraform writes beside what it reads, so it reads a copy; a test compares a figure with gunicorn's configuration.

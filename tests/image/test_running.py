@@ -133,8 +133,9 @@ def test_an_idle_container_stops_by_itself(engine: Engine) -> None:
         engine.figures.append(f"stop, idle: {container.stopped_s:.2f} s")
 
         assert code == 0
-        steps = [message for message in container.messages() if message.startswith("Graceful shutdown")]
-        assert steps == ["Graceful shutdown started", "Graceful shutdown complete"]
+        said = container.messages()
+        for step in ("Graceful shutdown started", "Graceful shutdown complete"):
+            assert said.count(step) == said.count("worker started") > 0, step
 
 
 def test_a_stop_right_after_the_start_is_obeyed_too(engine: Engine) -> None:

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 _CLAUSE = re.compile(r'(?:"[^"]*"|/(?:\\.|[^/\\])*/|[^|"/])+')
 _COMPARED = re.compile(r'([@\w]+) (=|>) ("[^"]*"|\d+)')
 _LIKE = re.compile(r"([@\w]+) like /((?:\\.|[^/\\])*)/")
-_PATTERN = re.compile(r'\{ \$\.(\w+) = "([^"*]*)" \}')
+_PATTERN = re.compile(r'\{ \$\.(\w+) = "([^"*]*)(\*?)" \}')
 
 
 def query(text: str, lines: Sequence[str]) -> list[Row]:
@@ -58,7 +58,9 @@ def metric(name: str, lines: Sequence[str]) -> list[float]:
     found = _PATTERN.fullmatch(pattern)
     if found is None:
         raise ValueError(f"unknown pattern: {pattern}")
-    matching = [row for row in map(_row, lines) if row.get(found[1]) == found[2]]
+    field, text, more = found.groups()
+    given = [(row, str(row.get(field, ""))) for row in map(_row, lines)]
+    matching = [row for row, said in given if said == text or (more and said.startswith(text))]
     if not value.startswith("$."):
         return [float(value)] * len(matching)
     return [float(row[value[2:]]) for row in matching if isinstance(row.get(value[2:]), int | float)]

@@ -9,11 +9,21 @@ from typing import Any
 import pytest
 
 from tests.fakes.messages_api import MessagesApi, Reply, Request, say
+from tests.support.aws import Aws
 from tests.support.client import Client, failure
+from tests.support.projects import copy_project
 from tests.support.server import UNLIMITED, BridgeServer, wait_for
 from tests.terraform.insights import LINE_METRICS, QUERIES, metric, query
 
 LOST = ("lost-1", "lost-2")
+# A copy of a dead letter is tried three times, and not 101 times in four days.
+IMPATIENT = """
+from app import create_app, lifecycle
+from app.callbacks import copies
+lifecycle.COPIES_INTERVAL_S = 0.1
+copies.PAUSES_S = (0.1, 0.1)
+app = create_app()
+"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,18 @@ def told() -> Told:
         server.wait_log("callback kept as a dead letter")
         lines += server.raw_lines()
     return Told(lines, sessions[1], set(sessions))
+
+
+@pytest.fixture(scope="module")
+def without_a_store(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The lines of a bridge that nobody takes copies from."""
+    project = copy_project(tmp_path_factory.mktemp("project") / "project")
+    (project / "wsgi.py").write_text(IMPATIENT)
+    settings = {**Aws().settings, "DEAD_LETTER_URL": "s3://nobodys-bucket"}
+    with BridgeServer(settings, project=project) as server:
+        assert call_back(server, failure(LOST[0])) == 202
+        server.wait_log("a dead letter's copy was given up: nobody listens there", level="error")
+        return server.raw_lines()
 
 
 def claude(api: MessagesApi) -> dict[str, Any]:
@@ -115,6 +137,11 @@ def test_what_calls_a_person_is_counted_once_each(told: Told, name: str, times: 
     assert metric(name, told.lines) == [1.0] * times
 
 
+def test_a_copy_that_is_given_up_calls_a_person_and_a_try_does_not(without_a_store: list[str]) -> None:
+    assert sum("a dead letter's copy was not taken" in line for line in without_a_store) == 2
+    assert metric("DeadLetterCopies", without_a_store) == [1.0]
+
+
 def test_open_sockets_and_turns_are_read_out_of_the_line_about_memory(told: Told) -> None:
     said = sum('"Memory usage"' in line for line in told.lines)
 
@@ -124,8 +151,8 @@ def test_open_sockets_and_turns_are_read_out_of_the_line_about_memory(told: Told
 
 def test_every_query_and_every_metric_is_tried_here() -> None:
     assert QUERIES.keys() == {"errors", "slow-claude", "unrouted-callbacks"}
-    counted, measured = {"UnroutedCallbacks", "BlockedRepairs", "DeadLetters"}, {"ActiveConnections", "ActiveTurns"}
-    assert LINE_METRICS.keys() == counted | measured
+    counted = {"UnroutedCallbacks", "BlockedRepairs", "DeadLetters", "DeadLetterCopies"}
+    assert LINE_METRICS.keys() == counted | {"ActiveConnections", "ActiveTurns"}
 
 
 @pytest.mark.parametrize("text", ["stats count(*)", "filter a != 1", 'filter a = "b" or c = 1', "sort a asc"])

@@ -28,7 +28,7 @@ def alarms() -> set[str]:
 
 
 def test_every_alarm_has_a_page_and_every_page_an_alarm() -> None:
-    assert len(alarms()) == 7
+    assert len(alarms()) == 8
     assert PAGES.keys() == alarms()
     assert set(re.findall(r"^\| `NAME-(\w+)` .*\(\1\.md\) \|$", OVERVIEW, re.MULTILINE)) == alarms()
 
@@ -64,7 +64,8 @@ def test_every_saved_query_that_a_document_names_is_there() -> None:
 def test_every_line_that_a_filter_looks_for_is_one_of_ours() -> None:
     told = (ROOT / "docs" / "logs.md").read_text()
     looked_for = {found for page in PAGES.values() for found in re.findall(r'\$\.message = "([^"]+)"', page)}
-    assert looked_for and all(f"`{message}`" in told for message in looked_for)
+    whole_or_begun = [f"`{text[:-1]}" if text.endswith("*") else f"`{text}`" for text in looked_for]
+    assert whole_or_begun and all(text in told for text in whole_or_begun)
 
 
 def _kinds(kind: type[BaseError]) -> set[type[BaseError]]:

@@ -9,6 +9,7 @@ locals {
   told = {
     UnroutedCallbacks = "n8n reported a failure of a workflow that no open session owns, so nobody is told and nothing is repaired."
     BlockedRepairs    = "A workflow goes on failing and is not repaired any more until a person asks for it."
+    DeadLetterCopies  = "A dead letter was not taken by its store in four days, and is in the journal only."
     DeadLetters       = "A callback could not be read, was too large or was over the limit, and is kept as a dead letter."
   }
 }

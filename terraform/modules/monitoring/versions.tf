@@ -1,5 +1,5 @@
 terraform {
-  required_version = ">= 1.6"
+  required_version = ">= 1.11" # that of all modules: who takes one takes them with the roots
 
   required_providers {
     aws = {

@@ -1,7 +1,7 @@
 mock_provider "aws" {}
 mock_provider "random" {}
 
-# What the modules plan is tested there, and the root as a whole by its simulated apply.
+# What the modules plan is tested there, and the root as a whole by its simulated apply and dev/terraform_figures.py.
 run "what_could_only_fail_later_is_refused_at_once" {
   command = plan
 

@@ -123,8 +123,8 @@ run "what_only_a_person_can_mend_is_told" {
   command = plan
 
   assert {
-    condition     = toset([for alarm in aws_cloudwatch_metric_alarm.told : alarm.alarm_name]) == toset(["bridge-test-UnroutedCallbacks", "bridge-test-BlockedRepairs", "bridge-test-DeadLetters"])
-    error_message = "three of our own"
+    condition     = toset([for alarm in aws_cloudwatch_metric_alarm.told : alarm.alarm_name]) == toset(["bridge-test-UnroutedCallbacks", "bridge-test-BlockedRepairs", "bridge-test-DeadLetters", "bridge-test-DeadLetterCopies"])
+    error_message = "four of our own"
   }
   assert {
     condition     = alltrue([for key, alarm in aws_cloudwatch_metric_alarm.told : alarm.threshold == 0 && alarm.namespace == "Bridge/bridge-test" && alarm.metric_name == key && alarm.statistic == "Sum" && alarm.treat_missing_data == "notBreaching"])
@@ -137,6 +137,10 @@ run "what_only_a_person_can_mend_is_told" {
   assert {
     condition     = aws_cloudwatch_log_metric_filter.this["ActiveConnections"].pattern == "{ $.message = \"Memory usage\" }" && aws_cloudwatch_log_metric_filter.this["ActiveConnections"].metric_transformation[0].value == "$.activeConnections"
     error_message = "connections come from the line about memory"
+  }
+  assert {
+    condition     = aws_cloudwatch_log_metric_filter.this["DeadLetterCopies"].pattern == "{ $.message = \"a dead letter's copy was given up*\" }"
+    error_message = "why it was given up follows in the line"
   }
   assert {
     condition     = alltrue([for key, filter in aws_cloudwatch_log_metric_filter.this : filter.metric_transformation[0].default_value == (contains(keys(aws_cloudwatch_metric_alarm.told), key) ? "0" : null)])
@@ -189,7 +193,7 @@ run "the_dashboard_shows_what_was_agreed" {
     error_message = "CPU, memory, requests, latency, errors, connections"
   }
   assert {
-    condition     = length(jsondecode(aws_cloudwatch_dashboard.this.dashboard_body).widgets[0].properties.alarms) == 7
+    condition     = length(jsondecode(aws_cloudwatch_dashboard.this.dashboard_body).widgets[0].properties.alarms) == 8
     error_message = "all alarms first"
   }
   assert {
