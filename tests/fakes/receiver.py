@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.support.ports import free_port
+
 HOST = "127.0.0.1"
 HELD_S = 20.0
 
@@ -46,7 +48,7 @@ class Receiver:
         self.released = threading.Event()
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
-        self.port = 0
+        self.port = free_port()
         self.come_back()
 
     @property
@@ -56,7 +58,6 @@ class Receiver:
     def come_back(self) -> None:
         self._server = ThreadingHTTPServer((HOST, self.port), _handler_for(self))
         self._server.daemon_threads = True
-        self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def go_down(self) -> None:

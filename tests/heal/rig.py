@@ -18,6 +18,7 @@ from app.n8n import error_workflow
 from app.n8n.client import N8nClient
 from tests.fakes.n8n import API_KEY, FakeN8n, Fault, Kind, Request, _handler_for, _Server
 from tests.support.client import Client, Frame
+from tests.support.ports import free_port
 from tests.support.server import UNLIMITED, BridgeServer, wait_for
 
 LIMIT_S = 20.0
@@ -57,8 +58,8 @@ class HealN8n(FakeN8n):
     """The fake n8n; its steps are told apart by the workflow that they are about (``""`` for any)."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.port = self._server.server_address[1]
+        self.port = free_port()
+        super().__init__(port=self.port, **options)
         self.down = False
         self.steps: list[tuple[str, Step, Request]] = []
         self._spoils: list[Spoil] = []

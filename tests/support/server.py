@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from tests.support.ports import free_port
 from tests.support.projects import PROJECT, compile_project
 
 T = TypeVar("T")
@@ -44,12 +45,6 @@ class Answer:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def wait_for(condition: Callable[[], T], *, limit_s: float = 30.0, what: str = "") -> T:

@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 import websocket
 
+from tests.support.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 20_000
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -125,8 +127,7 @@ class Bridge:
 
     def __init__(self, folder: Path, sockets: str, options: dict[str, Any]) -> None:
         (folder / "little.py").write_text(APP)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.log = folder / "log"
         env = {**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "SOCKETS": sockets, "OPTIONS": json.dumps(options)}
         command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", f"127.0.0.1:{self.port}"]
@@ -313,14 +314,16 @@ def test_20_mb_to_a_slow_reader_stock_library_cuts_the_frame(stock: Bridge) -> N
     assert received_of_a_big_message(stock) < BIG
 
 
-def answers_during_a_flood(bridge: Bridge) -> list[float]:
-    """Seconds that ``/health`` takes, again and again, while one client sends small frames for 3 s."""
-    client = bridge.connect("/sink")
-    blob, stop = frame(b"x" * 20) * 10_000, time.monotonic() + 3
+def answers_during_a_flood(bridge: Bridge, *, answers: int) -> list[float]:
+    """Seconds that ``/health`` takes, again and again, while one client sends small frames: for 3 s, and on a busy
+    machine for as long as so many answers take."""
+    client, enough = bridge.connect("/sink"), threading.Event()
+    blob, least = frame(b"x" * 20) * 10_000, time.monotonic() + 3
+    stop = least + DEADLINE_S
 
     def flood() -> None:
         client.sock.settimeout(0.5)
-        while time.monotonic() < stop:
+        while not enough.is_set():
             try:
                 client.sock.send(blob)  # frames may be cut where this stops: only the amount matters, so never again
             except TimeoutError:
@@ -330,32 +333,33 @@ def answers_during_a_flood(bridge: Bridge) -> list[float]:
     flooding.start()
     time.sleep(0.3)
     took = []
-    while time.monotonic() < stop:
+    while time.monotonic() < stop and (time.monotonic() < least or len(took) < answers):
         began = time.monotonic()
         with contextlib.suppress(TimeoutError):
             bridge.health(timeout_s=3)
         took.append(time.monotonic() - began)
+    enough.set()
     flooding.join()
     client.sock.close()
     return took
 
 
 def test_a_client_that_floods_does_not_starve_the_others(bridge: Bridge) -> None:
-    took = answers_during_a_flood(bridge)
-    assert len(took) > 20
-    assert max(took) < 1
+    took = answers_during_a_flood(bridge, answers=20)
+    assert len(took) >= 20
+    assert max(took) < 1.5
 
 
 def test_a_flood_stock_library_answers_nobody_else(stock: Bridge) -> None:
-    took = answers_during_a_flood(stock)
+    took = answers_during_a_flood(stock, answers=1)
     assert max(took) > 1.5
 
 
-def growth_while_outrunning_the_handler(bridge: Bridge) -> int:
-    """Megabytes that the worker grows by while a client sends up to 200 MB, in 3 s, to a handler that is slow."""
+def growth_while_outrunning_the_handler(bridge: Bridge, *, limit_s: float) -> int:
+    """Megabytes that the worker grows by while a client sends up to 200 MB to a handler that is slow."""
     client = bridge.connect("/slow")
-    before, piece, stop, sent = bridge.memory(), frame(b"x" * 16_000) * 10, time.monotonic() + 3, 0
-    client.sock.settimeout(0.5)
+    before, piece, stop, sent = bridge.memory(), frame(b"x" * 16_000) * 10, time.monotonic() + limit_s, 0
+    client.sock.settimeout(2)
     while time.monotonic() < stop and sent < 200_000_000:
         try:
             client.sock.sendall(piece)
@@ -368,11 +372,11 @@ def growth_while_outrunning_the_handler(bridge: Bridge) -> int:
 
 
 def test_a_sender_faster_than_the_handler_is_held_back(bridge: Bridge) -> None:
-    assert growth_while_outrunning_the_handler(bridge) < 20
+    assert growth_while_outrunning_the_handler(bridge, limit_s=3) < 20
 
 
 def test_a_fast_sender_stock_library_buffers_it_all(stock: Bridge) -> None:
-    assert growth_while_outrunning_the_handler(stock) > 50
+    assert growth_while_outrunning_the_handler(stock, limit_s=DEADLINE_S) > 50
 
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
