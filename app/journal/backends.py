@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from app.journal import Change, Journal
-from app.journal.redis import RedisJournal
 from app.journal.sqlite import SqliteJournal
 from app.settings import Settings
 
@@ -32,5 +31,7 @@ def make_journal(settings: Settings, *, complete: Callable[[Change], Change] | N
     :param complete: gives each change to commit what else belongs into it.
     """
     if settings.redis_url:
+        from app.journal.redis import RedisJournal  # its client takes an eighth of a worker's start to load
+
         return RedisJournal(settings.redis_url, prefix=settings.redis_prefix, opened=False, complete=complete)
     return SqliteJournal(settings.journal_path, opened=False, complete=complete)
