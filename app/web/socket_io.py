@@ -11,7 +11,6 @@ greenlet only while there is something to do.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from time import monotonic
 from typing import Any, Protocol
 
@@ -19,12 +18,13 @@ import flask_sock
 import gevent
 from gevent.lock import Semaphore
 from simple_websocket import ConnectionClosed
-from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.connection import ConnectionState
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
 from app.telemetry import metrics
 from app.web import framing
 from app.web.handshake import shake_hands
+from app.web.inbox import Inbox, MessageTooLargeError
 from app.web.tcp import Tcp
 
 NOTICED_BYTES = 4096  # read in the loop: more than a short frame
@@ -77,17 +77,15 @@ class SocketIO:
     __slots__ = (
         "__weakref__",
         "_at_work",
-        "_events",
         "_finished",
         "_handler",
+        "_inbox",
         "_lock",
         "_max_message_bytes",
         "_next_ping",
         "_noticed",
         "_owner",
-        "_partial",
         "_ping_interval_s",
-        "_protocol",
         "_queued",
         "_reader",
         "_send_timeout_s",
@@ -122,6 +120,7 @@ class SocketIO:
         self.close_text = ""
         self.sent_code: int | None = None
         self._max_message_bytes = max_message_bytes
+        self._inbox = Inbox(max_message_bytes)
         self._ping_interval_s = ping_interval_s or math.inf
         self._send_timeout_s = send_timeout_s
         self._owner: Any = gevent.getcurrent()
@@ -131,11 +130,6 @@ class SocketIO:
         self._noticed: bytes | None = None  # read in the loop, for that greenlet
         self._lock = Semaphore(1)
         self._queued: dict[int, tuple[bytes, float]] = {}  # control frames; at most a ping, a pong and a close
-        # wsproto's, from the first bytes on that are not one whole frame. It stays then, for it does not tell when
-        # nothing half-read is in it.
-        self._protocol: Connection | None = None
-        self._events: Iterator[Event] | None = None
-        self._partial: bytearray | None = None
         self._taken = 0
         self._unanswered = False
         self._finished = False
@@ -176,20 +170,19 @@ class SocketIO:
                 self._taken = 0
                 gevent.sleep(0)
                 continue
-            event = next(self._events, None) if self._events is not None else None
+            event = self._inbox.next()
             if event is None:
-                self._events = None
                 if not self._read():
                     return None
                 continue
             self._taken += 1
             if isinstance(event, (TextMessage, BytesMessage)):
-                message = self._join(event)
+                message = self._whole(event)
                 if message is not None:
                     metrics.frames_in.inc()
                     return message
             elif isinstance(event, Ping):
-                self._control(framing.PONG, framing.control_frame(framing.PONG, bytes(event.payload)))
+                self._pong(bytes(event.payload))
             elif isinstance(event, CloseConnection):
                 self._closed_by_peer(event)
         self.finish()
@@ -223,54 +216,22 @@ class SocketIO:
             self._lose(LOST)
             return True
         self._unanswered = False
-        if self._protocol is None:
-            text = framing.short_text(data) or framing.medium_text(data)
-            if text is not None:
-                self._events = iter((TextMessage(text),))
-                return True
-            if self._take_control(data):
-                self._taken += 1
-                return True
-        protocol = self._wsproto()
-        protocol.receive_data(data)
-        self._events = protocol.events()
+        self._inbox.put(data)
         return True
 
-    def _take_control(self, data: bytes) -> bool:
-        """Deal with ``data`` where that is one whole ping or pong; never waits."""
-        found = framing.short_control(data)
-        if found is None or found[0] == framing.CLOSE:
-            return False
-        if found[0] == framing.PING:
-            self._control(framing.PONG, framing.control_frame(framing.PONG, found[1]))
-        return True
-
-    def _wsproto(self) -> Connection:
-        if self._protocol is None:
-            self._protocol = Connection(ConnectionType.SERVER)
-        return self._protocol
-
-    def _join(self, event: TextMessage | BytesMessage) -> str | bytes | None:
-        """The message, once it is whole. Pieces are kept as bytes: a million one-letter strings would weigh 60 MB."""
-        data, before = event.data, self._partial or b""
-        raw = data if isinstance(data, (bytes, bytearray)) or data.isascii() else data.encode()
-        if len(before) + len(raw) > self._max_message_bytes:
-            self._partial = None
+    def _whole(self, event: TextMessage | BytesMessage) -> str | bytes | None:
+        try:
+            return self._inbox.whole(event)
+        except MessageTooLargeError:
             metrics.frames_in.inc()
             self.close(1009, f"A message may have {self._max_message_bytes} bytes")
             return None
-        if event.message_finished and not before:
-            return data if isinstance(data, str) else bytes(data)
-        if self._partial is None:
-            self._partial = bytearray()
-        self._partial += raw if isinstance(raw, (bytes, bytearray)) else raw.encode()
-        if not event.message_finished:
-            return None
-        whole, self._partial = self._partial, None
-        return whole.decode() if isinstance(event, TextMessage) else bytes(whole)
+
+    def _pong(self, payload: bytes) -> None:
+        self._control(framing.PONG, framing.control_frame(framing.PONG, payload))
 
     def _closed_by_peer(self, event: CloseConnection) -> None:
-        protocol = self._wsproto()
+        protocol = self._inbox.protocol
         if protocol.state is not ConnectionState.REMOTE_CLOSING:
             # wsproto's way to say that it cannot go on with what the peer sent; its text is about its own code.
             self.close(int(event.code), _PROTOCOL_ERRORS.get(int(event.code), "Protocol error"))
@@ -308,24 +269,35 @@ class SocketIO:
         data = self._tcp.receive(NOTICED_BYTES)
         if data is None:
             return
-        if not data or self._protocol is not None or not self._answered(data):
+        if not data or not self._answered(data):
             self._noticed = data
             self._work()
 
     def _answered(self, data: bytes) -> bool:
         assert self._handler is not None
         self._unanswered = False
+        if not self._inbox.between_frames:
+            return False
         text = framing.short_text(data)
         if text is None:
-            return self._take_control(data)
+            return self._is_answered_control(data)
         if self._lock.locked():
             return False  # a slow reader; whoever answers it waits
         answer = self._handler.quick_answer(text)
         if answer is None:
             return False
+        metrics.frames_in.inc()
+        metrics.frames_out.inc()
         self._lock.acquire(blocking=False)
         self._begin_write(framing.text_frame(answer), self._send_timeout_s)
-        _Counts.add()
+        return True
+
+    def _is_answered_control(self, data: bytes) -> bool:
+        found = framing.short_control(data)
+        if found is None or found[0] == framing.CLOSE:
+            return False
+        if found[0] == framing.PING:
+            self._pong(found[1])
         return True
 
     def _work(self) -> None:
@@ -354,7 +326,7 @@ class SocketIO:
         :raises ConnectionGone: it could not be written: closed, lost, or not read within ``send_timeout_s``.
         """
         # A message in one frame is the same whatever was sent before, so wsproto has nothing to add to it.
-        frame = framing.text_frame(data) if isinstance(data, str) else self._wsproto().send(BytesMessage(data))
+        frame = framing.text_frame(data) if isinstance(data, str) else self._inbox.protocol.send(BytesMessage(data))
         with self._lock:
             if self.close_code is None and self._write(frame, self._send_timeout_s):
                 self._flush()
@@ -377,9 +349,11 @@ class SocketIO:
         if self.close_code is None:
             self.sent_code = code
             self._end(code, reason)
-            self._control(framing.CLOSE, self._wsproto().send(CloseConnection(code, reason)), CLOSE_WAIT_S)
+            self._control(framing.CLOSE, self._inbox.protocol.send(CloseConnection(code, reason)), CLOSE_WAIT_S)
             if self._reader is not None:
                 gevent.get_hub().loop.run_callback(self._wake)
+            if self._lock.locked():
+                gevent.spawn_later(CLOSE_WAIT_S, self._cut_off)
         if owner:
             self.finish()
 
@@ -391,6 +365,11 @@ class SocketIO:
         if self._lock.acquire(timeout=CLOSE_WAIT_S):  # a sender that was woken by the end leaves first
             self._lock.release()
         self._tcp.close()
+
+    def _cut_off(self) -> None:
+        """A second after the close a sender is still at it, and the handler may be who waits for it."""
+        if self._lock.locked() and not self._finished:
+            self._lose(LOST)
 
     def _say_goodbye(self) -> None:
         """Closing with unread data makes TCP reset the connection, and the peer may then never see the close frame:
@@ -477,24 +456,6 @@ class SocketIO:
     def _wake(self) -> None:
         if self._reader is not None:
             self._reader.throw(_Woken)
-
-
-class _Counts:
-    """Frames that were read and answered in the loop, counted once for all of one turn of it."""
-
-    waiting = 0
-
-    @classmethod
-    def add(cls) -> None:
-        if not cls.waiting:
-            gevent.get_hub().loop.run_callback(cls.tell)
-        cls.waiting += 1
-
-    @classmethod
-    def tell(cls) -> None:
-        count, cls.waiting = cls.waiting, 0
-        metrics.frames_in.inc(count)
-        metrics.frames_out.inc(count)
 
 
 def install() -> None:
