@@ -10,6 +10,7 @@ from typing import Any
 import gevent
 import gevent.socket
 import pytest
+from gevent.event import Event as Wakeup
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
@@ -20,10 +21,12 @@ FULL_WAIT_S = 0.2
 
 
 class Answering:
-    """Answers each text with itself and more. What begins with ``slow`` waits for a greenlet."""
+    """Answers each text with itself and more. What begins with ``slow`` waits for a greenlet, and for ``go_on``."""
 
     def __init__(self, socket: SocketIO) -> None:
         self.socket = socket
+        self.go_on = Wakeup()
+        self.go_on.set()
         self.quick = 0
         self.served: list[str | bytes] = []
         self.gone: ConnectionGone | None = None
@@ -38,6 +41,7 @@ class Answering:
         try:
             while (text := self.socket.next_frame()) is not None:
                 self.served.append(text)
+                self.go_on.wait()
                 self.socket.send(f"{text!s}{PAD}")
         except ConnectionGone as gone:
             self.gone = gone
@@ -167,6 +171,21 @@ def test_what_wants_a_greenlet_gets_one_and_order_is_kept(attended: Callable[...
         assert peer.text() == text + PAD
     sending.get()
     assert "slow b" in answering.served
+
+
+def test_nothing_is_read_while_a_message_is_worked_on(attended: Callable[..., Pair]) -> None:
+    peer, socket, answering = attended()
+    answering.go_on.clear()
+    texts = ["slow a", *"bcdef"]
+
+    for text in texts:
+        peer.send(TextMessage(text))
+        gevent.sleep(0.01)
+    socket.beat()
+
+    assert (answering.quick, answering.served) == (0, ["slow a"])
+    answering.go_on.set()
+    assert [peer.text() for _ in texts] == [text + PAD for text in texts]
 
 
 def test_who_does_not_read_is_read_no_more_and_gets_all_answers_later(attended: Callable[..., Pair]) -> None:
