@@ -64,6 +64,8 @@ class BridgeWorker:
 
     :ivar error_workflow: what n8n has of it, as :func:`app.n8n.error_workflow.remembered`; ``None``: no n8n.
     :ivar draining: this worker is finishing: no new turn, no new socket; callbacks are still taken.
+    :ivar keep_place: gunicorn's worker puts its own here: called in a request that hands its connection over, it has
+        the connection counted until what it gives is called.
     """
 
     def __init__(self, settings: Settings, *, agent: Agent | None = None) -> None:
@@ -87,7 +89,10 @@ class BridgeWorker:
         self.sessions = Sessions(
             self.journal, self.workflows, self.decisions, autonomy, settings.max_sessions, self.limits
         )
-        self.connections = Connections(self.journal, holder=self.holder)
+        self.connections = Connections(
+            self.journal, holder=self.holder, ping_interval_s=settings.ws_ping_interval_seconds
+        )
+        self.keep_place: Callable[[], Callable[[], None]] = lambda: lambda: None
         settles_s = PUBLICATION_SETTLES_S if self.workflows.connected else 0.0
         polls = self.n8n is not None and settings.n8n_poll_interval_seconds > 0
         self.router = Router(self.journal, settles_s, max_live=settings.max_sessions, polled=polls)
@@ -178,6 +183,7 @@ class BridgeWorker:
 
     def stop(self) -> None:
         """End what is left, journal it, let go of everything. Bounded; the process exits next."""
+        self.connections.stop()
         self._chores.stop()
         self.replays.stop()
         self.runner.stop()

@@ -319,6 +319,16 @@ class Watch(Protocol):
         """Wake the waiter from this process, for reasons the journal knows nothing of (a drain)."""
 
 
+class Watcher(Protocol):
+    """Is told of what was committed on its topics, as a :class:`Watch` is, without a greenlet that waits for it."""
+
+    def wake(self, topic: str = "") -> None:
+        """In the loop: neither waits nor raises, and leaves the watchers as they are.
+
+        :param topic: empty where it may be any of them.
+        """
+
+
 class Journal(Protocol):
     """All methods are called from the worker's loop and block only their greenlet. Names, ids and keys are valid
     Unicode; what is shown to people may hold anything that JSON can.
@@ -435,6 +445,12 @@ class Journal(Protocol):
 
     def watch(self, *topics: str) -> AbstractContextManager[Watch]:
         """Follow topics: ``session:<id>``, ``inputs``, or any name given in ``Change.wake``."""
+
+    def add_watcher(self, watcher: Watcher, *topics: str) -> None:
+        """Have ``watcher`` told of these topics, until it is removed from them."""
+
+    def remove_watcher(self, watcher: Watcher, *topics: str) -> None:
+        """Idempotent."""
 
     def check(self) -> None:
         """Raise ``JournalUnavailableError`` where a write would fail now. Writes nothing that lasts."""

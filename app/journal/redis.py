@@ -25,6 +25,7 @@ from app.journal import (
     Limit,
     Session,
     Watch,
+    Watcher,
     redis_health,
     tally,
 )
@@ -199,6 +200,12 @@ class RedisJournal:
 
     def watch(self, *topics: str) -> AbstractContextManager[Watch]:
         return self._wakeups.watch(*topics)
+
+    def add_watcher(self, watcher: Watcher, *topics: str) -> None:
+        self._wakeups.add_watcher(watcher, *topics)
+
+    def remove_watcher(self, watcher: Watcher, *topics: str) -> None:
+        self._wakeups.remove_watcher(watcher, *topics)
 
     def check(self) -> None:
         self._write("check")

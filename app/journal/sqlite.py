@@ -30,6 +30,7 @@ from app.journal import (
     Limit,
     Session,
     Watch,
+    Watcher,
     sqlite_ages,
     sqlite_hits,
     tally,
@@ -309,6 +310,12 @@ class SqliteJournal:
 
     def watch(self, *topics: str) -> AbstractContextManager[Watch]:
         return self._wakeups.watch(*topics)
+
+    def add_watcher(self, watcher: Watcher, *topics: str) -> None:
+        self._wakeups.add_watcher(watcher, *topics)
+
+    def remove_watcher(self, watcher: Watcher, *topics: str) -> None:
+        self._wakeups.remove_watcher(watcher, *topics)
 
     def check(self) -> None:
         def operation(connection: sqlite3.Connection) -> tuple[None, Iterable[str]]:

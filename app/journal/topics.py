@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Set
+from typing import TYPE_CHECKING
 
 from gevent.event import Event as GreenEvent
+
+if TYPE_CHECKING:
+    from app.journal import Watcher
 
 
 class TopicWatch:
@@ -33,22 +37,28 @@ class Topics:
     """Topics and their watchers here; all of it in the loop."""
 
     def __init__(self) -> None:
-        self._watchers: dict[str, set[TopicWatch]] = {}
+        self._watchers: dict[str, set[Watcher]] = {}
 
     @contextlib.contextmanager
     def watch(self, *topics: str) -> Iterator[TopicWatch]:
         watch = TopicWatch()
-        for topic in topics:
-            self._watchers.setdefault(topic, set()).add(watch)
+        self.add_watcher(watch, *topics)
         try:
             yield watch
         finally:
-            for topic in topics:
-                watchers = self._watchers.get(topic)
-                if watchers is not None:
-                    watchers.discard(watch)
-                    if not watchers:
-                        del self._watchers[topic]
+            self.remove_watcher(watch, *topics)
+
+    def add_watcher(self, watcher: Watcher, *topics: str) -> None:
+        for topic in topics:
+            self._watchers.setdefault(topic, set()).add(watcher)
+
+    def remove_watcher(self, watcher: Watcher, *topics: str) -> None:
+        for topic in topics:
+            watchers = self._watchers.get(topic)
+            if watchers is not None:
+                watchers.discard(watcher)
+                if not watchers:
+                    del self._watchers[topic]
 
     def wake_local(self, topics: Iterable[str]) -> None:
         """Wake this process's watchers of these topics."""

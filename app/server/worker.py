@@ -24,6 +24,7 @@ from gunicorn.http import errors as parse_errors
 from gunicorn.http.body import LengthReader
 from gunicorn.workers.ggevent import GeventWorker
 
+from .places import Places
 from .refusals import INTERNAL, REFUSALS, problem, refused_request
 from .requests import HeadTimeout, response_class, unreader_class
 from .stages import DRAINING, EARLY_SIGNALS, RETRY_START_S, SERVING, has_served
@@ -46,7 +47,8 @@ class DrainWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     master, until application and requests are done or the grace is over.
 
     The application, ``extensions["bridge"]`` of the Flask app, has ``start()``, ``drain()`` (at once, more than once),
-    ``finished()`` and ``stop()`` (bounded). Without it there is just HTTP.
+    ``finished()`` and ``stop()`` (bounded), and is given ``keep_place()`` (:meth:`Places.keep`) for connections that
+    outlive their request. Without it there is just HTTP.
 
     :cvar head_timeout_s: how long the rest of a request's head may take.
     :cvar served_fd: of the file that tells whether any worker has come up.
@@ -123,6 +125,7 @@ class DrainWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         signal.alarm(0)
         self._edge = Event()
+        self._places = Places(self.worker_connections)
         self.notify()  # at once: by a file that was never touched the master does not see that a loop stands still
         for listener in self.sockets:
             listener.setblocking(1)
@@ -130,9 +133,11 @@ class DrainWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_LIMIT_S * 1000))
             # gunicorn asks the listener for its name at each connection; a closed one could not say it any more.
             named = types.SimpleNamespace(getsockname=partial(tuple, listener.getsockname()))
-            server = StreamServer(listener, handle=partial(self.handle, named), spawn=self.worker_connections)
+            server = StreamServer(listener, handle=partial(self.handle, named), spawn=self._places)
             server.start()
             self._servers.append(server)
+        if self.bridge:
+            self.bridge.keep_place = self._places.keep
         os.write(self.served_fd, b".")
         self._tell(SERVING)
         if not self.alive:  # told to go while it came up
@@ -159,7 +164,7 @@ class DrainWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         connection = gevent.getcurrent()
-        if any(server.pool.free_count() < self.worker_connections // SPARE_PART for server in self._servers):
+        if self._places.free_count() < self.worker_connections // SPARE_PART:
             self._end_longest_idle()
         self._idle[connection] = client, time.monotonic()
         try:
@@ -278,8 +283,7 @@ class DrainWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
                 self._guarded(self.bridge.stop)
 
     def _done(self) -> bool:
-        busy = any(server.pool.size != server.pool.free_count() for server in self._servers)
-        return not busy and (not self.bridge or self._guarded(self.bridge.finished) is not False)
+        return self._places.unused and (not self.bridge or self._guarded(self.bridge.finished) is not False)
 
     def _guarded(self, step: Callable[[], Any]) -> Any:
         """The drain goes on whatever the application does."""

@@ -1,16 +1,12 @@
-"""The WebSocket ``/ws``: hello, then frames in and the session's events out, until either side closes."""
+"""The WebSocket ``/ws``: the handshake, hello and welcome; then a conversation, which outlives the request."""
 
 from __future__ import annotations
 
-import json
-import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import gevent
 from flask import Blueprint, request
 from flask_sock import Sock
 
@@ -26,21 +22,18 @@ from app.errors import (
 from app.journal import Put
 from app.lifecycle import BridgeWorker
 from app.sessions import frames
-from app.sessions.commands import Commands
-from app.sessions.connections import Connection, shutdown_frame
+from app.sessions.connection import Connection, shutdown_frame
+from app.sessions.conversation import BAD_HELLO, Conversation, only_text, refuse, report_violation
 from app.sessions.service import new_session_id
 from app.telemetry import context
 from app.web import auth, problems
 from app.web.problems import BUG
 from app.web.socket_io import ConnectionGone, SocketIO
 
-BAD_FRAMES_MAX, BAD_FRAMES_WINDOW_S = 10, 60.0
 DRAIN_LOOK_S = 0.5
-BAD_HELLO, NO_HELLO = 4400, 4408
-VIOLATIONS = frozenset({1002, 1007, 1009})
-"""Close codes that the socket itself chooses, before a frame gets here."""
-
-log = logging.getLogger(__name__)
+NO_HELLO = 4408
+CLIENT_KEYS = ("REMOTE_ADDR", "HTTP_X_FORWARDED_FOR")
+"""Of the WSGI environment, what tells a client's address; the rest goes with the request."""
 
 
 def socket_blueprint(bridge: BridgeWorker, *, count_handshake: Callable[[], None]) -> Blueprint:
@@ -50,7 +43,7 @@ def socket_blueprint(bridge: BridgeWorker, *, count_handshake: Callable[[], None
     """
     blueprint = Blueprint("socket", __name__)
     sock = Sock()
-    serving: set[_Served] = set()
+    serving: set[SocketIO] = set()
 
     @blueprint.before_request
     def gate() -> None:
@@ -68,35 +61,38 @@ def socket_blueprint(bridge: BridgeWorker, *, count_handshake: Callable[[], None
     @sock.route("/ws", bp=blueprint)  # type: ignore[untyped-decorator]  # flask-sock has no types
     def ws(socket: SocketIO) -> None:
         with context.bind(request_id=request.environ["bridge.request_id"]):
-            served = _Served(bridge, socket, request.environ)
-            serving.add(served)
+            serving.add(socket)
+            goes_on = False
             try:
-                served.run()
+                goes_on = _Arrival(bridge, socket, request.environ).begin(partial(serving.discard, socket))
             finally:
-                serving.discard(served)
+                if not goes_on:
+                    serving.discard(socket)
 
     return blueprint
 
 
-class _Served:
-    """One socket from its handshake to its end."""
+class _Arrival:
+    """One socket from its handshake to its welcome, or its refusal; in the request's greenlet."""
 
     def __init__(self, bridge: BridgeWorker, socket: SocketIO, environ: dict[str, Any]) -> None:
         self._bridge = bridge
         self._socket = socket
         self._environ = environ
         self._request_id: str = environ["bridge.request_id"]
-        self._bad_frames: deque[float] = deque(maxlen=BAD_FRAMES_MAX)
-        self._commands = Commands()
 
-    def run(self) -> None:
-        """Serve until the socket has ended; nothing is raised."""
+    def begin(self, ended: Callable[[], None]) -> bool:
+        """Let it in; nothing is raised. Tells whether the socket goes on without this request.
+
+        :param ended: called when it is over, where it goes on.
+        """
         try:
-            self._converse(self._hello())
+            connection, welcome = self._enter(self._hello())
+            with context.bind(session_id=connection.session_id):
+                Conversation(self._bridge, self._socket, connection, ended).begin(welcome)
+            return True
         except ConnectionGone as gone:
-            if self._socket.sent_code in VIOLATIONS:
-                broken = WebSocketError(gone.reason or "The protocol was broken.", close_code=gone.close_code)
-                problems.report(broken, self._request_id, counted_as="websocket", closed_with=gone.close_code)
+            report_violation(self._socket, gone, self._request_id)
         except AuthenticationError as exc:
             error = self._bridge.limits.failed_authentication(exc, self._environ)
             self._refuse(error, problems.close_code(error, default=BAD_HELLO), cause=error)
@@ -108,6 +104,10 @@ class _Served:
         except Exception as exc:
             # What leaves here, Flask would answer as an HTTP page in the middle of the socket's stream.
             self._refuse(BaseError(), BUG, cause=exc)
+        return False
+
+    def _refuse(self, error: BaseError, close_code: int, *, cause: Exception, frame: str | None = None) -> None:
+        refuse(self._socket, error, close_code, self._request_id, cause=cause, frame=frame)
 
     def _hello(self) -> frames.Hello:
         text, deadline = None, time.monotonic() + self._bridge.settings.ws_hello_timeout_seconds
@@ -120,7 +120,7 @@ class _Served:
                 # It is not among the connections yet, which are told; silent, it would hold the worker up.
                 raise DrainingError("This worker is restarting.", retry_after_s=1)
         try:
-            return frames.read_hello(_text(text))
+            return frames.read_hello(only_text(text))
         except ValidationError as exc:
             exc.close_code = BAD_HELLO
             raise
@@ -153,7 +153,8 @@ class _Served:
             self._socket,
             after=after,
             note=note,
-            before_restart=partial(bridge.limits.leave_return, self._environ),
+            before_restart=partial(bridge.limits.leave_return, self._client()),
+            request_id=self._request_id,
         )
         try:
             return connection, self._welcome(session_id, token)
@@ -183,99 +184,5 @@ class _Served:
             "pendingRepairs": bridge.sessions.pending_repairs(session_id),
         }
 
-    def _converse(self, hello: frames.Hello) -> None:
-        connection, welcome = self._enter(hello)
-        with context.bind(session_id=connection.session_id):
-            log.info("connection opened", extra={"resumed": welcome["resumed"]})
-            try:
-                self._socket.send(json.dumps(welcome))
-                writer = gevent.spawn(context.carry(_follow), self._bridge, connection)
-                try:
-                    while True:
-                        self._take(connection, self._socket.receive_frame())
-                finally:
-                    writer.kill(block=False)
-            finally:
-                self._bridge.connections.exit(connection)
-                # What was asked for is done, whether or not the one who asked stays; a drain waits for it.
-                self._commands.finish()
-                log.info("connection closed", extra=self._account(connection))
-
-    def _take(self, connection: Connection, text: str | bytes) -> None:
-        connection.received += 1
-        sessions, session_id = self._bridge.sessions, connection.session_id
-        try:
-            frame = frames.read_frame(_text(text))
-            if isinstance(frame, frames.Ping):
-                self._socket.send('{"type":"pong"}')
-            elif isinstance(frame, frames.Message):
-                sessions.post_message(session_id, frame, request_id=self._request_id)
-            elif isinstance(frame, frames.Decide):
-                # By its workflow: a rollback that was sent after an approval undoes what that published.
-                about = sessions.workflow_of(frame.repairId) or frame.repairId
-                self._commands.run(about, partial(self._command, session_id, frame))
-            elif isinstance(frame, frames.Rollback):
-                self._commands.run(frame.workflowId, partial(self._command, session_id, frame))
-            else:
-                sessions.command(session_id, frame)
-        except ValidationError as exc:
-            self._answer(exc)
-            self._count_bad_frame()
-        except BaseError as exc:
-            self._answer(exc)
-
-    def _answer(self, error: BaseError) -> None:
-        problems.report(error, self._request_id, counted_as="websocket")
-        self._socket.send(problems.error_frame(error, self._request_id))
-
-    def _command(self, session_id: str, command: frames.Command) -> None:
-        """A command that may wait for n8n, in a greenlet of its own; nothing is raised."""
-        try:
-            try:
-                self._bridge.sessions.command(session_id, command)
-            except BaseError as exc:
-                self._answer(exc)
-        except ConnectionGone:
-            return
-        except Exception as exc:
-            problems.report(exc, self._request_id, counted_as="websocket", closed_with=BUG)
-            self._socket.close(BUG, "internal")
-
-    def _count_bad_frame(self) -> None:
-        now = time.monotonic()
-        self._bad_frames.append(now)
-        if len(self._bad_frames) == BAD_FRAMES_MAX and now - self._bad_frames[0] <= BAD_FRAMES_WINDOW_S:
-            self._socket.close(BAD_HELLO, "too many bad frames")
-
-    def _refuse(self, error: BaseError, close_code: int, *, cause: Exception, frame: str | None = None) -> None:
-        problems.report(cause, self._request_id, counted_as="websocket", closed_with=close_code)
-        try:
-            self._socket.send(frame or problems.error_frame(error, self._request_id))
-        except ConnectionGone:
-            return
-        self._socket.close(close_code, error.code)
-
-    def _account(self, connection: Connection) -> dict[str, Any]:
-        return {
-            "closeCode": self._socket.close_code,
-            "durationMs": int((time.monotonic() - connection.opened_at) * 1000),
-            "framesIn": connection.received,
-            "eventsOut": connection.sent,
-        }
-
-
-def _follow(bridge: BridgeWorker, connection: Connection) -> None:
-    try:
-        bridge.connections.follow(connection)
-    except ConnectionGone:
-        return
-    except Exception as exc:
-        # The top of this greenlet: without a close the client would wait for events for ever.
-        problems.report(exc, context.request_id() or "", counted_as="websocket")
-        connection.socket.close(BUG, "internal")
-
-
-def _text(frame: str | bytes) -> str:
-    if isinstance(frame, bytes):
-        raise ValidationError("Only text frames are taken.", errors=[{"path": "", "message": "is a binary frame"}])
-    return frame
+    def _client(self) -> dict[str, Any]:
+        return {key: self._environ[key] for key in CLIENT_KEYS if key in self._environ}

@@ -1,46 +1,40 @@
-"""One WebSocket's bytes: whole frames out, one message at a time in, and an end that the peer gets to see.
+"""One WebSocket: whole messages out, one at a time in, and an end that the peer gets to see.
 
 Takes the place of ``simple_websocket.Server`` in flask-sock's routes and keeps its handshake and wsproto's framing.
 The library's own reading and writing is left out: it cuts frames short, interleaves senders, never yields to others
 and buffers without end.
+
+A handler may read in its own greenlet, or hand the socket over to the loop (:meth:`SocketIO.attend`): then there is a
+greenlet only while there is something to do.
 """
 
 from __future__ import annotations
 
 import math
-import socket
-import struct
-from collections.abc import Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import flask_sock
 import gevent
-from gevent.event import Event as Wakeup
 from gevent.lock import Semaphore
-from simple_websocket import ConnectionClosed, Server
-from wsproto.connection import Connection, ConnectionState
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
-from wsproto.utilities import RemoteProtocolError
+from simple_websocket import ConnectionClosed
+from wsproto.connection import ConnectionState
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
-from app.errors import CallerError
 from app.telemetry import metrics
+from app.web import framing
+from app.web.handshake import shake_hands
+from app.web.inbox import Inbox, MessageTooLargeError
+from app.web.tcp import Tcp
 
-READ_BYTES = 65_536
+NOTICED_BYTES = 4096  # read in the loop: more than a short frame
 EVENTS_PER_SLICE = 32  # about 0.5 ms of work between two looks at the other connections
 CLOSE_WAIT_S = 1.0
 LOST = 1006
 DEAD = 1008
 
-# All that the handshake looks at. Extensions are not among them, so compression is never agreed on: a small deflated
-# frame could otherwise unpack to hundreds of megabytes.
-_HANDSHAKE = ("HTTP_HOST", "HTTP_UPGRADE", "HTTP_CONNECTION", "HTTP_SEC_WEBSOCKET_KEY", "HTTP_SEC_WEBSOCKET_VERSION")
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-_SHORT_BYTES = 125
-_WHOLE_TEXT = 0x81
-_MASKED = 0x80
-_CONTROL = (0x88, 0x89, 0x8A)
 _PROTOCOL_ERRORS = {1002: "Protocol error", 1007: "Text is not UTF-8"}
+_PING = framing.control_frame(framing.PING)
 
 
 class ConnectionGone(ConnectionClosed):  # type: ignore[misc]  # the library has no types
@@ -55,59 +49,56 @@ class ConnectionGone(ConnectionClosed):  # type: ignore[misc]  # the library has
         self.close_code = close_code
 
 
+class Handler(Protocol):
+    """Who works on what comes on a socket that the loop attends."""
+
+    def serve(self) -> None:
+        """In a greenlet: take messages (:meth:`SocketIO.next_frame`) until there is none, or the socket has ended,
+        which is then :meth:`SocketIO.finish`-ed. Raises nothing."""
+
+    def quick_answer(self, text: str) -> str | None:
+        """In the loop, where nothing may wait: what to answer at once to a short text. ``None``: it wants a greenlet,
+        and comes again by :meth:`serve`."""
+
+
 class _Woken(Exception):
     """Thrown into a reader that waits, so that it sees the close."""
 
 
-class _NoThread:
-    """Stands where the library would start its reader: the handler reads for itself."""
-
-    name = ""
-
-    def __init__(self, target: Any) -> None:
-        """``target`` is not kept; it would tie the socket into a cycle."""
-
-    def start(self) -> None:
-        """Nothing runs."""
-
-
-def text_frame(data: str) -> bytes:
-    """A server's message in one frame."""
-    payload = data.encode()
-    size = len(payload)
-    if size <= _SHORT_BYTES:
-        return bytes((_WHOLE_TEXT, size)) + payload
-    return struct.pack("!BBH" if size < 65_536 else "!BBQ", _WHOLE_TEXT, 126 if size < 65_536 else 127, size) + payload
-
-
-def short_text(data: bytes) -> str | None:
-    """The text of ``data``, where that is exactly one client's frame with a short text, as nearly all of them are;
-    ``None``: it is something else, for wsproto (which takes 34 µs for what takes 2 here)."""
-    size = len(data) - 6
-    if not 0 < size <= _SHORT_BYTES or data[0] != _WHOLE_TEXT or data[1] != _MASKED | size:
-        return None
-    mask = (data[2:6] * (size // 4 + 1))[:size]
-    payload = (int.from_bytes(data[6:]) ^ int.from_bytes(mask)).to_bytes(size)
-    try:
-        return payload.decode()
-    except UnicodeError:
-        return None
-
-
-def is_short_control(data: bytes) -> bool:
-    """Whether ``data`` is exactly one client's control frame: a ping, a pong, a close."""
-    size = len(data) - 6
-    return 0 <= size <= _SHORT_BYTES and data[0] in _CONTROL and data[1] == _MASKED | size
-
-
-class SocketIO(Server):  # type: ignore[misc]  # the library has no types
-    """A server-side WebSocket on gunicorn's gevent worker; gunicorn owns the TCP socket and closes it.
+class SocketIO:
+    """A server-side WebSocket on gunicorn's gevent worker.
 
     One greenlet, the one that made it, calls :meth:`receive_frame`; any may call :meth:`send` and :meth:`close`.
 
     :ivar close_code: what :class:`ConnectionGone` carries, ``None`` while open.
     :ivar sent_code: the code we closed with, ``None`` where the peer was first or nothing could be sent.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_at_work",
+        "_finished",
+        "_handler",
+        "_inbox",
+        "_lock",
+        "_max_message_bytes",
+        "_next_ping",
+        "_noticed",
+        "_owner",
+        "_ping_interval_s",
+        "_queued",
+        "_reader",
+        "_send_timeout_s",
+        "_taken",
+        "_tcp",
+        "_unanswered",
+        "close_code",
+        "close_text",
+        "sent_code",
+    )
+
+    mode = "gunicorn"
+    """For flask-sock: the request ends without an answer."""
 
     def __init__(
         self,
@@ -120,7 +111,8 @@ class SocketIO(Server):  # type: ignore[misc]  # the library has no types
         """Answer the handshake with 101.
 
         :param max_message_bytes: largest message taken, as bytes of UTF-8 over all its fragments; more: close 1009.
-        :param ping_interval_s: silence for two of these is a dead peer (1008); 0 never pings.
+        :param ping_interval_s: silence for two of these is a dead peer (1008); 0 never pings. Where the loop attends
+            the socket, whoever calls :meth:`beat` sees to that.
         :param send_timeout_s: for a whole frame; a peer that takes longer to read it is dead.
         :raises CallerError: this is no WebSocket handshake; nothing was sent.
         """
@@ -128,36 +120,26 @@ class SocketIO(Server):  # type: ignore[misc]  # the library has no types
         self.close_text = ""
         self.sent_code: int | None = None
         self._max_message_bytes = max_message_bytes
+        self._inbox = Inbox(max_message_bytes)
         self._ping_interval_s = ping_interval_s or math.inf
         self._send_timeout_s = send_timeout_s
-        self._owner = gevent.getcurrent()
+        self._owner: Any = gevent.getcurrent()
         self._reader: Any = None  # the greenlet that waits for bytes, while it waits
+        self._handler: Handler | None = None
+        self._at_work = False  # the handler's greenlet runs
+        self._noticed: bytes | None = None  # read in the loop, for that greenlet
         self._lock = Semaphore(1)
-        self._queued: dict[type[Event], bytes] = {}  # control frames; at most a ping, a pong and a close
-        self._partial = bytearray()
-        # Nothing half-read is in wsproto. Once something was, it stays there, for it does not tell when that is over.
-        self._between_frames = True
+        self._queued: dict[int, tuple[bytes, float]] = {}  # control frames; at most a ping, a pong and a close
         self._taken = 0
         self._unanswered = False
         self._finished = False
-        slim = {key: environ[key] for key in (*_HANDSHAKE, "gunicorn.socket") if key in environ}
-        super().__init__(slim, thread_class=_NoThread, event_class=Wakeup)
-        self.environ = environ
-        self.connected = self.close_code is None
-        self._protocol: Connection = self.ws.handshake.connection
-        del self.ws  # the handshake's own HTTP parser: 3 KiB that nobody needs again
-        self._events: Iterator[Event] = iter(())
+        there = shake_hands(environ)
+        self._tcp = Tcp(environ["gunicorn.socket"])
         self._next_ping = monotonic() + self._ping_interval_s
-
-    def handshake(self) -> None:
-        try:
-            super().handshake()
-        except OSError:
-            # The client left while it was being let in. The library wants ``connected`` now.
-            self.connected = True
+        if not there:
             self._lose(LOST)
-        except (RemoteProtocolError, UnicodeError) as exc:
-            raise CallerError("This is not a WebSocket handshake of version 13.") from exc
+
+    # -- in
 
     def receive_frame(self) -> str | bytes:
         """Wait for the next message: text or binary.
@@ -166,27 +148,11 @@ class SocketIO(Server):  # type: ignore[misc]  # the library has no types
 
         :raises ConnectionGone: it was closed by either side, lost, or the peer is dead.
         """
-        while self.close_code is None:
-            if self._taken >= EVENTS_PER_SLICE:
-                self._taken = 0
-                gevent.sleep(0)
-                continue
-            event = next(self._events, None)
-            if event is None:
-                self._read()
-                continue
-            self._taken += 1
-            if isinstance(event, (TextMessage, BytesMessage)):
-                message = self._join(event)
-                if message is not None:
-                    metrics.frames_in.inc()
-                    return message
-            elif isinstance(event, Ping):
-                self._control(event.response(), self._send_timeout_s)
-            elif isinstance(event, CloseConnection):
-                self._closed_by_peer(event)
-        self._finish()
-        raise ConnectionGone(self.close_code, self.close_text)
+        while True:
+            message = self.next_frame()
+            if message is not None:
+                return message
+            self._wait()
 
     def receive(self, timeout: float | None = None) -> str | bytes | None:
         """:meth:`receive_frame`, or ``None`` after ``timeout`` seconds."""
@@ -194,16 +160,176 @@ class SocketIO(Server):  # type: ignore[misc]  # the library has no types
             return self.receive_frame()
         return None
 
+    def next_frame(self) -> str | bytes | None:
+        """The next message that is there already, ``None``: nothing more has come.
+
+        :raises ConnectionGone: as :meth:`receive_frame`.
+        """
+        while self.close_code is None:
+            if self._taken >= EVENTS_PER_SLICE:
+                self._taken = 0
+                gevent.sleep(0)
+                continue
+            event = self._inbox.next()
+            if event is None:
+                if not self._read():
+                    return None
+                continue
+            self._taken += 1
+            if isinstance(event, (TextMessage, BytesMessage)):
+                message = self._whole(event)
+                if message is not None:
+                    metrics.frames_in.inc()
+                    return message
+            elif isinstance(event, Ping):
+                self._pong(bytes(event.payload))
+            elif isinstance(event, CloseConnection):
+                self._closed_by_peer(event)
+        self.finish()
+        raise ConnectionGone(self.close_code, self.close_text)
+
+    def _wait(self) -> None:
+        """Wait in this greenlet for bytes; ping the peer, or give it up, when it is silent."""
+        self._reader = gevent.getcurrent()
+        wait_s = max(0.0, self._next_ping - monotonic())
+        try:
+            if not self._tcp.wait_readable(wait_s if wait_s < math.inf else None):
+                self._next_ping = monotonic() + self._ping_interval_s
+                self.beat()
+        except _Woken:
+            return
+        finally:
+            self._reader = None
+
+    def _read(self) -> bool:
+        """Take what the peer has sent, one piece; ``False``: nothing is there."""
+        data, self._noticed = self._noticed, None
+        if data is None:
+            # A peer that always has data ready would never make us wait, and nobody else would run.
+            gevent.sleep(0)
+            if self.close_code is not None:
+                return True
+            data = self._tcp.receive()
+            if data is None:
+                return False
+        if not data:
+            self._lose(LOST)
+            return True
+        self._unanswered = False
+        self._inbox.put(data)
+        return True
+
+    def _whole(self, event: TextMessage | BytesMessage) -> str | bytes | None:
+        try:
+            return self._inbox.whole(event)
+        except MessageTooLargeError:
+            metrics.frames_in.inc()
+            self.close(1009, f"A message may have {self._max_message_bytes} bytes")
+            return None
+
+    def _pong(self, payload: bytes) -> None:
+        self._control(framing.PONG, framing.control_frame(framing.PONG, payload))
+
+    def _closed_by_peer(self, event: CloseConnection) -> None:
+        protocol = self._inbox.protocol
+        if protocol.state is not ConnectionState.REMOTE_CLOSING:
+            # wsproto's way to say that it cannot go on with what the peer sent; its text is about its own code.
+            self.close(int(event.code), _PROTOCOL_ERRORS.get(int(event.code), "Protocol error"))
+            return
+        self._end(int(event.code), event.reason or "")
+        self._control(framing.CLOSE, protocol.send(event.response()), CLOSE_WAIT_S)
+
+    # -- attended by the loop
+
+    def attend(self, handler: Handler) -> None:
+        """Take the TCP connection from gunicorn, whose request may end, and have ``handler`` work on what comes.
+
+        :raises OSError: the connection is gone.
+        """
+        self._tcp.take_over()
+        self._handler = handler
+        self._work()  # what was read with the last message, and a close until now
+
+    def beat(self) -> None:
+        """Once in each ping interval: ping the peer, or give it up where it has not said a thing since the last. In
+        whichever greenlet, or in the loop; never waits."""
+        if self._handler is not None and not self._at_work and self.close_code is None:
+            self._notice()  # after a long absence, what came meanwhile counts
+        if self._at_work or self.close_code is not None:
+            return  # what it has to say is not read while it is worked for
+        if self._unanswered:
+            self.close(DEAD, "No answer to a ping")
+            return
+        self._unanswered = True
+        self._control(framing.PING, _PING)
+
+    def _notice(self) -> None:
+        """In the loop: there is something to read. A short text that can be answered at once is; the rest is for the
+        handler's greenlet."""
+        data = self._tcp.receive(NOTICED_BYTES)
+        if data is None:
+            return
+        if not data or not self._answered(data):
+            self._noticed = data
+            self._work()
+
+    def _answered(self, data: bytes) -> bool:
+        assert self._handler is not None
+        self._unanswered = False
+        if not self._inbox.between_frames:
+            return False
+        text = framing.short_text(data)
+        if text is None:
+            return self._is_answered_control(data)
+        if self._lock.locked():
+            return False  # a slow reader; whoever answers it waits
+        answer = self._handler.quick_answer(text)
+        if answer is None:
+            return False
+        metrics.frames_in.inc()
+        metrics.frames_out.inc()
+        self._lock.acquire(blocking=False)
+        self._begin_write(framing.text_frame(answer), self._send_timeout_s)
+        return True
+
+    def _is_answered_control(self, data: bytes) -> bool:
+        found = framing.short_control(data)
+        if found is None or found[0] == framing.CLOSE:
+            return False
+        if found[0] == framing.PING:
+            self._pong(found[1])
+        return True
+
+    def _work(self) -> None:
+        """Start the handler's greenlet where none runs. Nothing is read meanwhile but by it."""
+        if not self._at_work:
+            self._at_work = True
+            self._tcp.unwatch()
+            gevent.spawn(self._at_work_until_idle)
+
+    def _at_work_until_idle(self) -> None:
+        assert self._handler is not None
+        self._handler.serve()
+        while self.close_code is not None and not self._tcp.closed:
+            self._handler.serve()
+        self._at_work = False
+        if self.close_code is None:
+            self._tcp.watch(self._notice)
+        else:
+            self._handler = None  # nothing more comes, and it has us
+
+    # -- out
+
     def send(self, data: str | bytes) -> None:
         """Write one message whole; senders take turns.
 
         :raises ConnectionGone: it could not be written: closed, lost, or not read within ``send_timeout_s``.
         """
         # A message in one frame is the same whatever was sent before, so wsproto has nothing to add to it.
-        frame = text_frame(data) if isinstance(data, str) else self._protocol.send(BytesMessage(data))
+        frame = framing.text_frame(data) if isinstance(data, str) else self._inbox.protocol.send(BytesMessage(data))
         with self._lock:
             if self.close_code is None and self._write(frame, self._send_timeout_s):
-                self._flush(self._send_timeout_s)
+                self._flush()
                 metrics.frames_out.inc()
                 return
         raise ConnectionGone(self.close_code or LOST, self.close_text)
@@ -215,107 +341,95 @@ class SocketIO(Server):  # type: ignore[misc]  # the library has no types
 
         :param reason: for people; cut at 123 bytes of UTF-8.
         """
+        owner = gevent.getcurrent() is self._owner
+        if owner and self._handler is not None:
+            # flask-sock's, at the end of a view that has handed the socket over.
+            self._owner = None
+            return
         if self.close_code is None:
             self.sent_code = code
             self._end(code, reason)
-            self._control(CloseConnection(code, reason), CLOSE_WAIT_S)
+            self._control(framing.CLOSE, self._inbox.protocol.send(CloseConnection(code, reason)), CLOSE_WAIT_S)
             if self._reader is not None:
                 gevent.get_hub().loop.run_callback(self._wake)
-        if gevent.getcurrent() is self._owner:
-            self._finish()
+            if self._lock.locked():
+                gevent.spawn_later(CLOSE_WAIT_S, self._cut_off)
+        if owner:
+            self.finish()
 
-    def _read(self) -> None:
-        """Take what the peer has sent, one piece; ping it, or give it up, when it is silent."""
-        # A peer that always has data ready would never make recv() wait, and nobody else would run.
-        gevent.sleep(0)
-        if self.close_code is not None:
-            return
-        data: bytes | None = None
-        self._reader = gevent.getcurrent()
-        # After a long absence the time is up already, yet what came meanwhile is taken first: recv() tries once.
-        wait_s = max(0.0, self._next_ping - monotonic())
-        try:
-            with gevent.Timeout(wait_s if wait_s < math.inf else None, False):
-                data = self.sock.recv(READ_BYTES)
-        except _Woken:
-            return
-        except OSError:
-            data = b""
-        finally:
-            self._reader = None
-        if data is None:
-            self._ping()
-        elif data:
-            self._unanswered = False
-            text = short_text(data) if self._between_frames else None
-            if text is not None:
-                self._events = iter((TextMessage(text),))
-                return
-            self._between_frames = self._between_frames and is_short_control(data)
-            self._protocol.receive_data(data)
-            self._events = self._protocol.events()
-        else:
+    def finish(self) -> None:
+        """After the end: see the close frame off, and let the TCP connection go where it is ours. Idempotent."""
+        if not self._finished:
+            self._finished = True
+            self._say_goodbye()
+        if self._lock.acquire(timeout=CLOSE_WAIT_S):  # a sender that was woken by the end leaves first
+            self._lock.release()
+        self._tcp.close()
+
+    def _cut_off(self) -> None:
+        """A second after the close a sender is still at it, and the handler may be who waits for it."""
+        if self._lock.locked() and not self._finished:
             self._lose(LOST)
 
-    def _ping(self) -> None:
-        if self._unanswered:
-            self.close(DEAD, "No answer to a ping")
+    def _say_goodbye(self) -> None:
+        """Closing with unread data makes TCP reset the connection, and the peer may then never see the close frame:
+        so our half is closed first, and what still comes is read and dropped for a second."""
+        if not self._lock.acquire(timeout=CLOSE_WAIT_S):
+            self._lose(LOST)  # a sender is stuck in the middle of a frame
             return
-        self._unanswered = True
-        self._next_ping = monotonic() + self._ping_interval_s
-        self._control(Ping(), self._send_timeout_s)
+        try:
+            self._flush()
+            self._tcp.end_sending()
+            if self.sent_code is not None:
+                self._tcp.drop_incoming(CLOSE_WAIT_S)
+        except OSError:
+            pass
+        finally:
+            self._lock.release()
 
-    def _join(self, event: TextMessage | BytesMessage) -> str | bytes | None:
-        """The message, once it is whole. Pieces are kept as bytes: a million one-letter strings would weigh 60 MB."""
-        data = event.data
-        raw = data if isinstance(data, (bytes, bytearray)) or data.isascii() else data.encode()
-        if len(self._partial) + len(raw) > self._max_message_bytes:
-            self._partial.clear()
-            metrics.frames_in.inc()
-            self.close(1009, f"A message may have {self._max_message_bytes} bytes")
-            return None
-        if event.message_finished and not self._partial:
-            return data if isinstance(data, str) else bytes(data)
-        self._partial += raw if isinstance(raw, (bytes, bytearray)) else raw.encode()
-        if not event.message_finished:
-            return None
-        whole, self._partial = self._partial, bytearray()
-        return whole.decode() if isinstance(event, TextMessage) else bytes(whole)
-
-    def _closed_by_peer(self, event: CloseConnection) -> None:
-        if self._protocol.state is not ConnectionState.REMOTE_CLOSING:
-            # wsproto's way to say that it cannot go on with what the peer sent; its text is about its own code.
-            self.close(int(event.code), _PROTOCOL_ERRORS.get(int(event.code), "Protocol error"))
-            return
-        self._end(int(event.code), event.reason or "")
-        self._control(event.response(), CLOSE_WAIT_S)
-
-    def _control(self, event: Event, timeout_s: float) -> None:
-        """Send a control frame, or leave it to the sender who is at it: a slow one must not hold up the reader."""
-        self._queued[type(event)] = self._protocol.send(event)
+    def _control(self, opcode: int, frame: bytes, timeout_s: float | None = None) -> None:
+        """Send a control frame, or leave it to the sender who is at it. Never waits: a slow peer must not hold up the
+        reader, nor the loop."""
+        self._queued[opcode] = frame, timeout_s or self._send_timeout_s
         if self._lock.acquire(blocking=False):
-            try:
-                self._flush(timeout_s)
-            finally:
-                self._lock.release()
+            self._begin_write(b"", 0.0)
 
-    def _flush(self, timeout_s: float) -> None:
+    def _begin_write(self, frame: bytes, timeout_s: float) -> None:
+        """Write ``frame`` and the queued control frames without waiting; what does not fit is seen off by a greenlet.
+        The lock is held, and given back when all is written."""
+        try:
+            rest = frame[self._tcp.send(frame) :] if frame else frame
+            while not rest and self._queued:
+                frame, timeout_s = self._queued.pop(next(iter(self._queued)))
+                rest = frame[self._tcp.send(frame) :]
+        except OSError:
+            self._lose(LOST)
+            rest = b""
+        if rest:
+            gevent.spawn(self._see_off, rest, timeout_s)
+        else:
+            self._lock.release()
+
+    def _see_off(self, rest: bytes, timeout_s: float) -> None:
+        try:
+            if self._write(rest, timeout_s):
+                self._flush()
+        finally:
+            self._lock.release()
+
+    def _flush(self) -> None:
         """Write the queued control frames. The lock is held, and given back without a pause after the last look."""
-        while self._queued and self._write(self._queued.pop(next(iter(self._queued))), timeout_s):
+        while self._queued and self._write(*self._queued.pop(next(iter(self._queued)))):
             pass
 
     def _write(self, frame: bytes, timeout_s: float) -> bool:
         """Write all of ``frame``, or give the connection up: after half a frame nothing sensible can follow."""
         code = LOST
         try:
-            try:
-                sent = self.sock.send(frame, 0, 0.0)  # nearly always all of it, without a timer
-            except BlockingIOError:
-                sent = 0
+            sent = self._tcp.send(frame)  # nearly always all of it, without a timer
             if sent < len(frame):
                 code = DEAD
-                with gevent.Timeout(timeout_s, TimeoutError):
-                    self.sock.sendall(memoryview(frame)[sent:])
+                self._tcp.send_all(frame[sent:], timeout_s)
         except OSError as exc:
             self._lose(DEAD if isinstance(exc, TimeoutError) else LOST)
             return False
@@ -324,45 +438,24 @@ class SocketIO(Server):  # type: ignore[misc]  # the library has no types
             raise
         return True
 
+    # -- the end
+
     def _end(self, code: int, reason: str = "") -> None:
         if self.close_code is None:
-            self.close_code, self.close_text, self.connected = code, reason, False
+            self.close_code, self.close_text = code, reason
+            if self._handler is not None:
+                self._work()
 
     def _lose(self, code: int) -> None:
-        """No goodbye is possible: wake who waits on the TCP connection, and let it go by a reset when it is closed."""
-        self._end(code)
+        """No goodbye is possible."""
         self._finished = True
+        self._end(code)
         self._queued.clear()
-        try:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        self._tcp.give_up()
 
     def _wake(self) -> None:
         if self._reader is not None:
             self._reader.throw(_Woken)
-
-    def _finish(self) -> None:
-        """See the close frame off. Closing with unread data makes TCP reset the connection, and the peer may then
-        never see the frame: so our half is closed first, and what still comes is read and dropped for a second."""
-        if self._finished:
-            return
-        self._finished = True
-        if not self._lock.acquire(timeout=CLOSE_WAIT_S):
-            self._lose(LOST)  # a sender is stuck in the middle of a frame
-            return
-        try:
-            self._flush(CLOSE_WAIT_S)
-            self.sock.shutdown(socket.SHUT_WR)
-            if self.sent_code is not None:
-                with gevent.Timeout(CLOSE_WAIT_S, False):
-                    while self.sock.recv(READ_BYTES):
-                        gevent.sleep(0)
-        except OSError:
-            pass
-        finally:
-            self._lock.release()
 
 
 def install() -> None:

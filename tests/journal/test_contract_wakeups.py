@@ -55,6 +55,39 @@ def waiting(watch: Watch) -> gevent.Greenlet[..., bool]:
     return waiter
 
 
+class Bell:
+    """A watcher: remembers why it was told."""
+
+    def __init__(self) -> None:
+        self.rung: list[str] = []
+
+    def wake(self, topic: str = "") -> None:
+        self.rung.append(topic)
+
+
+def test_a_watcher_is_told_of_its_topics_by_whichever_process_until_it_is_removed(
+    backend: Backend, journal: Journal, session_id: str
+) -> None:
+    bell, other = Bell(), Bell()
+    topics = f"session:{session_id}", "mine"
+    journal.add_watcher(bell, *topics)
+    journal.add_watcher(other, "another")
+
+    append(journal, session_id, "here")
+    until(lambda: f"session:{session_id}" in bell.rung)
+    run_python(backend.source + COMMIT, session_id, "1", "mine")
+    until(lambda: {"mine", ""} & set(bell.rung))
+    assert "mine" not in other.rung and f"session:{session_id}" not in other.rung
+
+    journal.remove_watcher(bell, *topics)
+    journal.remove_watcher(bell, *topics)
+    bell.rung.clear()
+    with journal.watch(f"session:{session_id}") as watch:
+        append(journal, session_id, "unheard")
+        assert watch.wait(DEADLINE_S)
+    assert not bell.rung
+
+
 def test_a_wait_ends_when_its_time_is_up(journal: Journal) -> None:
     with journal.watch("inputs") as watch:
         assert watch.wait(0.05) is False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from gevent.event import Event
 
 from app.journal import Change, NewEvent, OpenSession
 from app.journal.sqlite import SqliteJournal
-from app.sessions.connections import READ_EVENTS, Connections
+from app.sessions.connections import Connections
+from app.sessions.follower import READ_EVENTS
 from app.web.socket_io import ConnectionGone
 
 
@@ -30,6 +31,19 @@ class Reader:
     def close(self, code: int = 1000, reason: str = "") -> None:
         self.close_code = self.sent_code = code
 
+    def beat(self) -> None:
+        """Nobody is silent for so long here."""
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    with gevent.Timeout(10):
+        while not done():
+            gevent.sleep(0.005)
+
+
+def failed(exc: Exception) -> None:
+    raise AssertionError from exc
+
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[SqliteJournal]:
@@ -44,17 +58,16 @@ def test_others_get_their_turn_during_a_long_replay(journal: SqliteJournal) -> N
     connections, reader = Connections(journal, holder="w"), Reader()
     connection = connections.enter("s", reader, after=0, note=lambda record: journal.commit(Change(puts=[record])))
 
-    follower = gevent.spawn(connections.follow, connection)
+    connections.follow(connection, failed=failed)
     turns = 0
     with gevent.Timeout(10):
         while len(reader.frames) < READ_EVENTS * 20:
             gevent.sleep(0)
             turns += 1
     connection.leave(1000, "done")
-    follower.join(5)
 
     assert turns >= 20
-    assert reader.close_code == 1000
+    wait_until(lambda: reader.close_code == 1000)
 
 
 def test_a_reader_that_stands_still_is_closed_as_its_worker_goes(journal: SqliteJournal) -> None:
@@ -77,11 +90,11 @@ def test_a_reader_that_stands_still_is_closed_as_its_worker_goes(journal: Sqlite
     journal.commit(Change(session_id="s", events=[NewEvent("notice", {"level": "info", "text": "x"})]))
     connections, reader = Connections(journal, holder="w"), Stuck()
     connection = connections.enter("s", reader, after=0, note=lambda record: journal.commit(Change(puts=[record])))
-    follower = gevent.spawn(connections.follow, connection)
+    connections.follow(connection, failed=failed)
     assert reader.writing.wait(10)
 
     connections.drain()
 
     assert reader.closed.wait(15)
     assert reader.close_code == 1012
-    follower.join(5)
+    wait_until(lambda: not connection.writing)
