@@ -11,6 +11,7 @@ from gevent import monkey
 monkey.patch_all()  # before anything else is imported
 gevent_config.track_greenlet_tree = False  # who spawned it, with the stack: 2 KiB of each greenlet, for debuggers
 
+import gc
 import os
 import shutil
 import signal
@@ -127,6 +128,10 @@ def post_fork(server, worker):
 def post_worker_init(worker):
     if worker.bridge:
         worker.bridge.start()
+    # What the start has made stays: 80 000 objects that each full collection would walk, while the loop stands still
+    # (26 ms). Now it leaves them out.
+    gc.collect()
+    gc.freeze()
 
 
 def child_exit(server, worker):
