@@ -159,5 +159,9 @@ class LineHandler(logging.Handler):
         super().__init__()
         self._submit = submit
 
+    def createLock(self) -> None:
+        """Without one: nothing here is shared but ``submit``'s queue, which has its own."""
+        self.lock = None
+
     def emit(self, record: logging.LogRecord) -> None:
         self._submit(self.format(record))
