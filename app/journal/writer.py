@@ -129,7 +129,11 @@ class GroupCommitter:
                 self._some.wait()
             group = self._next_group()
             if group:
-                self._commit(group)
+                try:
+                    self._commit(group)
+                except Exception:
+                    # The top of this greenlet, which must go on; who waits for this group hears that no answer came.
+                    log.exception("a group of the journal failed")
         self._thread.run(self._disconnect)
         self._thread.end()
 

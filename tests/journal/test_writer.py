@@ -125,3 +125,17 @@ def test_a_database_that_refuses_in_the_loop_fails_the_group_and_no_more(path: P
         committer.run(counting("test-after"), quick=True)
 
     assert names(path) == {"test-after"}
+
+
+def test_a_waker_that_fails_does_not_stop_the_commits(path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no such watch")
+
+    committer = GroupCommitter(partial(connect, path), number=lambda _: 1, on_commit=fail, announce=lambda *_: None)
+    try:
+        for name in ("test-1", "test-2"):
+            committer.run(lambda connection, name=name: (counting(name)(connection)[0], ["a-topic"]))
+    finally:
+        committer.stop()
+
+    assert names(path) == {"test-1", "test-2"}
