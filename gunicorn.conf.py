@@ -133,6 +133,10 @@ def post_worker_init(worker):
     gc.enable()
     if worker.bridge:
         worker.bridge.start()
+    # What the start has made stays: 80 000 objects that each full collection would walk, while the loop stands still
+    # (26 ms). Now it leaves them out.
+    gc.collect()
+    gc.freeze()
 
 
 def child_exit(server, worker):

@@ -19,6 +19,7 @@ import gevent.socket
 
 PROJECT = Path(__file__).resolve().parents[1]
 START_LIMIT_S = 30.0
+BRIDGES = ("wsgi:app", "benchmarks.staged:app")
 OPEN_LIMITS = {
     "RATE_LIMIT_WS_PER_MINUTE": "0",
     "RATE_LIMIT_CALLBACKS_PER_MINUTE": "0",
@@ -59,7 +60,7 @@ def running_server(journal: Path | None = None, app: str = "wsgi:app", **setting
             )
         try:
             wait_for(port, process)
-            if app == "wsgi:app":
+            if app in BRIDGES:
                 _wait_for_workers(process.pid, Path(folder, "log"))
             yield port, process.pid
         finally:
@@ -145,11 +146,12 @@ class Http:
     def get(self, path: str) -> tuple[int, bytes]:
         return self._exchange(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n\r\n".encode())
 
-    def post(self, path: str, body: bytes, token: str = "") -> tuple[int, bytes]:
-        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+    def post(self, path: str, body: bytes, token: str = "", *, request_id: str = "") -> tuple[int, bytes]:
+        more = f"Authorization: Bearer {token}\r\n" if token else ""
+        more += f"X-Request-ID: {request_id}\r\n" if request_id else ""
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
-            f"{authorization}Content-Length: {len(body)}\r\n\r\n"
+            f"{more}Content-Length: {len(body)}\r\n\r\n"
         )
         return self._exchange(head.encode() + body)
 

@@ -40,8 +40,8 @@ class Comparison:
         self.cpu_us: dict[str, list[float]] = {}
 
     def note(self, name: str, who: str, value: float) -> None:
-        side = self.rows[name].ours if who == "ours" else self.rows[name].reference
-        side.append(value)
+        row = self.rows[name]
+        {"ours": row.ours, "reference": row.reference, "floor": row.floor}[who].append(value)
         print(f"{name:10} {who:10} {value:10.2f} {self.rows[name].unit}", file=sys.stderr, flush=True)
 
     def wants(self, *names: str) -> bool:
@@ -62,6 +62,9 @@ class Comparison:
                     self.note("ping", who, done["pings_per_s"])
                 if self.wants("health"):
                     self.note("health", who, self._flood(who, port, pid, "health", "200"))
+        if self.wants("callbacks", "delivery"):
+            with running_server(app="benchmarks.frame:app", WEB_CONCURRENCY="1") as (port, pid):
+                self._callbacks("floor", port, pid)
         if self.wants("refused"):
             for who, server in self.servers(**LIMITED):
                 with server as (port, pid):

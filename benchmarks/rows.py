@@ -16,6 +16,7 @@ class Row:
     :ivar aim: what the figure is compared with, as ``(">=", 1.0)``.
     :ivar figure: ``ratio`` of ours to the reference's of the same round, ``less`` the reference's (what we add to it),
         or ``ours`` alone.
+    :ivar floor: of the least that our stack can do for it, where that is measured; see ``benchmarks.frame``.
     :ivar why_not: why it was not measured.
     """
 
@@ -26,6 +27,7 @@ class Row:
     figure: Literal["ratio", "less", "ours"] = "ratio"
     ours: list[float] = field(default_factory=list)
     reference: list[float] = field(default_factory=list)
+    floor: list[float] = field(default_factory=list)
     why_not: str = ""
 
     @property
@@ -50,6 +52,8 @@ class Row:
         spread = {"median": statistics.median(figures), "min": min(figures), "max": max(figures)}
         rounded = {key: round(value, 3) for key, value in spread.items()}
         medians = {"ours": _median(self.ours), "reference": _median(self.reference)}
+        if self.floor:
+            medians["floor"] = _median(self.floor)
         return {**told, **rounded, **medians, "rounds": len(figures), "reached": self.reached}
 
 
@@ -79,6 +83,9 @@ def table(measured: Sequence[Row]) -> str:
         figures, other = row.figures, f"{_median(row.reference):9g}" if row.reference else " " * 9
         spread = " ".join(f"{value:8.3g}" for value in (statistics.median(figures), min(figures), max(figures)))
         verdict = "" if row.reached else "  not reached"
+        if row.floor:
+            ratios = [value / other for value, other in zip(row.floor, row.reference, strict=True)]
+            verdict += f"; its floor: {_median(row.floor):g}, {statistics.median(ratios):.3g}"
         lines.append(f"{row.title:48} {_median(row.ours):9g} {other} {row.unit:9} {spread}  {aim}{verdict}")
     return "\n".join(lines)
 

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from app.journal import Change, NewEvent
 
+# Made once: ``json.dumps`` makes an encoder for each call that asks for anything.
+_document = json.JSONEncoder(default=dict, separators=(",", ":")).encode
+_frame = json.JSONEncoder(allow_nan=False, default=dict, separators=(",", ":")).encode
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -26,8 +30,8 @@ def prepare(change: Change) -> Prepared:
     return Prepared(
         change,
         tuple(_tail(event) for event in change.events),
-        tuple(json.dumps(put.body, default=dict, separators=(",", ":")) for put in change.puts),
-        json.dumps(change.once.result, default=dict) if change.once else "",
+        tuple(_document(put.body) for put in change.puts),
+        _document(change.once.result) if change.once else "",
     )
 
 
@@ -38,7 +42,7 @@ def delta_of(event: NewEvent) -> str | None:
 
 def _tail(event: NewEvent) -> str:
     """The part of a frame that does not depend on its number. ASCII only: any text a JSON string holds can be kept."""
-    text = f'"data":{json.dumps(event.data, allow_nan=False, default=dict, separators=(",", ":"))}'
+    text = f'"data":{_frame(event.data)}'
     for name, value in (
         ("turnId", event.turn_id),
         ("requestId", event.request_id),

@@ -1,7 +1,7 @@
 """The journal in one SQLite file, for one machine: WAL, ``synchronous=FULL``, group commit, indexed reads in the loop.
 
-Writes go through :mod:`app.journal.writer`'s thread. Reads use a connection of the loop's own; each is an indexed
-lookup or a bounded range, so it may run in the loop.
+Writes go through :mod:`app.journal.writer`. Reads use a connection of the loop's own; each is an indexed lookup or a
+bounded range, so it may run in the loop.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from app.journal.writer import GroupCommitter
 
 T = TypeVar("T")
 FORGET_MAX = 500
+QUICK_ROWS = 8
 DAY_S = 86_400.0
 SESSION = "session_id, token_hash, state, created_at, last_active_at, first_seq, last_seq"
 INPUT = "i.input_id, s.session_id, i.kind, i.seq, i.key, i.turn_id, i.started_seq, i.takeovers, i.cancelled"
@@ -99,7 +100,7 @@ class SqliteJournal:
     def commit(self, change: Change) -> Committed:
         if self._complete is not None:
             change = self._complete(change)
-        committed = self._writer.run(partial(apply, prepare(change)))
+        committed = self._writer.run(partial(apply, prepare(change)), quick=_is_quick(change))
         if not committed.duplicate:
             tally.count(change)
         return committed
@@ -133,7 +134,7 @@ class SqliteJournal:
                 return None, ()
             return _take(connection, name, holder, now + ttl_s, ttl_s), ()
 
-        return self._writer.run(operation)
+        return self._writer.run(operation, quick=True)
 
     def renew(self, leases: Iterable[Lease], *, ttl_s: float) -> set[Lease]:
         wanted = list(leases)
@@ -155,7 +156,7 @@ class SqliteJournal:
             freed = connection.execute(update, (lease.name, lease.holder, lease.epoch)).rowcount
             return None, ("inputs",) if freed and lease.name.startswith("session:") else ()
 
-        self._writer.run(operation)
+        self._writer.run(operation, quick=True)
 
     def hit(self, limit: Limit) -> float:
         def operation(connection: sqlite3.Connection) -> tuple[float, Iterable[str]]:
@@ -163,13 +164,14 @@ class SqliteJournal:
 
         # What is refused costs the writer nothing, so that a flood of it holds nobody up.
         wait_s = self._read(lambda c: sqlite_hits.wait_s(c, limit, time.time()))
-        return wait_s if wait_s > 0 else self._writer.run(operation)
+        return wait_s if wait_s > 0 else self._writer.run(operation, quick=True)
 
     def take_hit(self, limit: Limit) -> bool:
         def operation(connection: sqlite3.Connection) -> tuple[bool, Iterable[str]]:
             return sqlite_hits.take(connection, limit, time.time()), ()
 
-        return self._read(lambda c: sqlite_hits.any_counts(c, limit, time.time())) and self._writer.run(operation)
+        counts = self._read(lambda c: sqlite_hits.any_counts(c, limit, time.time()))
+        return counts and self._writer.run(operation, quick=True)
 
     # -- reads
 
@@ -348,6 +350,12 @@ class SqliteJournal:
     def _announced(self) -> int:
         row = self._reader.execute("SELECT value FROM counters WHERE name = 'announcements'").fetchone()
         return int(row[0]) if row else 0
+
+
+def _is_quick(change: Change) -> bool:
+    """Whether it touches a few rows only, whatever is in the journal."""
+    several = len(change.events) + len(change.puts) + len(change.deletes) > QUICK_ROWS
+    return not (several or change.drop_deltas or change.close_session)
 
 
 def _next_announcement(connection: sqlite3.Connection) -> int:

@@ -31,8 +31,7 @@ class JsonLineFormatter(JsonFormatter):
     """
 
     def __init__(self, *, context: Context | None = None, limit_bytes: int = LINE_LIMIT_BYTES) -> None:
-        # An encoder for all lines: the library's way makes one for each.
-        super().__init__(json_serializer=lambda fields, **_: _encode(fields))
+        super().__init__()
         self._context = context or dict
         self._limit_bytes = limit_bytes
         self._second = (-1, "")
@@ -44,6 +43,10 @@ class JsonLineFormatter(JsonFormatter):
             odd = {**self._base(record, redact_text(str(record.msg))), "formatError": redact_text(repr(exc))}
             line = json.dumps(odd)
         return line if len(line) < self._limit_bytes else self._shortened(line)
+
+    def serialize_log_record(self, log_data: dict[str, Any]) -> str:
+        # An encoder for all lines: the library's way makes one for each.
+        return _encode(log_data)
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
         """Mask secrets: the library's place for a last look at the fields."""

@@ -16,6 +16,9 @@ from typing import Any
 QUEUE_LIMIT_LINES = 10_000
 QUEUE_LIMIT_BYTES = 8 * 1024**2
 FLUSH_LIMIT_S = 1.0
+GATHER_S = 0.01
+"""After a line the thread waits so long for more. To wake it takes a system call and Python's lock from the loop, and
+under load there are two lines for each request."""
 # What a pipe takes whole, or not at all; longer writes of several processes may mix.
 PIPE_BUF_BYTES = 4096
 _RETRY_S = 0.05
@@ -100,12 +103,15 @@ class StdoutWriter:
         return True
 
     def _rouse(self) -> None:
-        with suppress(RuntimeError):  # not locked: roused already
-            self._wake.release()
+        if self._wake.locked():
+            with suppress(RuntimeError):  # a signal handler was faster
+                self._wake.release()
 
     def _run(self) -> None:
         while True:
             self._wake.acquire(timeout=1.0)
+            if self._lines:
+                self._sleep(GATHER_S)
             while batch := self._take():
                 with exclusive(self._lock_fd, wait=True):
                     written = self._write(batch)
@@ -152,6 +158,10 @@ class LineHandler(logging.Handler):
     def __init__(self, submit: Callable[[str], None]) -> None:
         super().__init__()
         self._submit = submit
+
+    def createLock(self) -> None:
+        """Without one: nothing here is shared but ``submit``'s queue, which has its own."""
+        self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
         self._submit(self.format(record))

@@ -23,7 +23,7 @@ class UnsupportedMediaTypeError(CallerError):
 
 
 class RequestTimeoutError(CallerError):
-    """The body did not come."""
+    """The body did not come in time."""
 
     code, status, title = "request_timeout", 408, "Request timeout"
 
@@ -58,9 +58,10 @@ def read_body(limit_bytes: int, *, keep_ends_bytes: int) -> Body:
 
     :raises RequestTimeoutError: it comes too slowly. :raises ValidationError: its chunks are not well-formed.
     """
-    stream = request.environ["wsgi.input"]
+    stream, declared = request.environ["wsgi.input"], request.environ.get("CONTENT_LENGTH")
+    whole = int(declared) if declared else None  # nothing comes after it, so its end is not asked for
     head, tail, size = bytearray(), b"", 0
-    while size <= CALLBACK_READ_MAX_BYTES and (piece := _read(stream)):
+    while size != whole and size <= CALLBACK_READ_MAX_BYTES and (piece := _read(stream)):
         size += len(piece)
         if len(head) <= limit_bytes:
             head += piece
@@ -74,7 +75,7 @@ def read_body(limit_bytes: int, *, keep_ends_bytes: int) -> Body:
 
 def _read(stream: Any) -> bytes:
     try:
-        with gevent.Timeout(PIECE_LIMIT_S, RequestTimeoutError("The body did not arrive in time.")):
+        with gevent.Timeout(PIECE_LIMIT_S, RequestTimeoutError):
             piece: bytes = stream.read(READ_BYTES)
     except ParseException as exc:
         raise _malformed("has chunks that are not well-formed") from exc
