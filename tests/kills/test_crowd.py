@@ -16,7 +16,8 @@ FOLLOWING, WITH_EVENTS, SILENT, GREETING, KNOCKING, CONNECTED = 930, 20, 30, 20,
 
 @pytest.fixture
 def server() -> Iterator[BridgeServer]:
-    with BridgeServer({**UNLIMITED, "MAX_SESSIONS": 10_000}) as server:
+    # Those that stay silent are to be there still when a new worker has come up, however long that takes.
+    with BridgeServer({**UNLIMITED, "MAX_SESSIONS": 10_000, "WS_HELLO_TIMEOUT_SECONDS": 60}) as server:
         yield server
 
 
