@@ -157,10 +157,13 @@ class GroupCommitter:
         except sqlite3.Error as exc:
             self._fail(group, exc)
             topics = set()
-        for op in group:
-            op.done.set()
-        if topics:
-            self._on_commit(topics, number)
+        try:
+            if topics:
+                # Before the answers, which the readers would else stand behind for half a millisecond.
+                self._on_commit(topics, number)
+        finally:
+            for op in group:
+                op.done.set()
 
     def _begin_at_once(self) -> bool:
         """Begin, unless there is something to wait for."""
