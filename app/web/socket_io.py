@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import flask_sock
 import gevent
-from gevent.lock import Semaphore
 from simple_websocket import ConnectionClosed
 from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
@@ -25,13 +24,11 @@ from app.telemetry import metrics
 from app.web import framing
 from app.web.handshake import shake_hands
 from app.web.inbox import Inbox, MessageTooLargeError
+from app.web.sender import CLOSE_WAIT_S, DEAD, LOST, Sender
 from app.web.tcp import Tcp
 
 NOTICED_BYTES = 4096  # read in the loop: more than a short frame
 EVENTS_PER_SLICE = 32  # about 0.5 ms of work between two looks at the other connections
-CLOSE_WAIT_S = 1.0
-LOST = 1006
-DEAD = 1008
 
 _PROTOCOL_ERRORS = {1002: "Protocol error", 1007: "Text is not UTF-8"}
 _PING = framing.control_frame(framing.PING)
@@ -75,20 +72,17 @@ class SocketIO:
     """
 
     __slots__ = (
-        "__weakref__",
         "_at_work",
         "_finished",
         "_handler",
         "_inbox",
-        "_lock",
         "_max_message_bytes",
         "_next_ping",
         "_noticed",
         "_owner",
         "_ping_interval_s",
-        "_queued",
         "_reader",
-        "_send_timeout_s",
+        "_sender",
         "_taken",
         "_tcp",
         "_unanswered",
@@ -122,19 +116,17 @@ class SocketIO:
         self._max_message_bytes = max_message_bytes
         self._inbox = Inbox(max_message_bytes)
         self._ping_interval_s = ping_interval_s or math.inf
-        self._send_timeout_s = send_timeout_s
         self._owner: Any = gevent.getcurrent()
         self._reader: Any = None  # the greenlet that waits for bytes, while it waits
         self._handler: Handler | None = None
         self._at_work = False  # the handler's greenlet runs
         self._noticed: bytes | None = None  # read in the loop, for that greenlet
-        self._lock = Semaphore(1)
-        self._queued: dict[int, tuple[bytes, float]] = {}  # control frames; at most a ping, a pong and a close
         self._taken = 0
         self._unanswered = False
         self._finished = False
         there = shake_hands(environ)
         self._tcp = Tcp(environ["gunicorn.socket"])
+        self._sender = Sender(self._tcp, send_timeout_s, self._lose)
         self._next_ping = monotonic() + self._ping_interval_s
         if not there:
             self._lose(LOST)
@@ -228,7 +220,7 @@ class SocketIO:
             return None
 
     def _pong(self, payload: bytes) -> None:
-        self._control(framing.PONG, framing.control_frame(framing.PONG, payload))
+        self._sender.control(framing.PONG, framing.control_frame(framing.PONG, payload))
 
     def _closed_by_peer(self, event: CloseConnection) -> None:
         protocol = self._inbox.protocol
@@ -237,7 +229,7 @@ class SocketIO:
             self.close(int(event.code), _PROTOCOL_ERRORS.get(int(event.code), "Protocol error"))
             return
         self._end(int(event.code), event.reason or "")
-        self._control(framing.CLOSE, protocol.send(event.response()), CLOSE_WAIT_S)
+        self._sender.control(framing.CLOSE, protocol.send(event.response()), timeout_s=CLOSE_WAIT_S)
 
     # -- attended by the loop
 
@@ -261,7 +253,7 @@ class SocketIO:
             self.close(DEAD, "No answer to a ping")
             return
         self._unanswered = True
-        self._control(framing.PING, _PING)
+        self._sender.control(framing.PING, _PING)
 
     def _notice(self) -> None:
         """In the loop: there is something to read. A short text that can be answered at once is; the rest is for the
@@ -281,15 +273,14 @@ class SocketIO:
         text = framing.short_text(data)
         if text is None:
             return self._is_answered_control(data)
-        if self._lock.locked():
+        if self._sender.busy:
             return False  # a slow reader; whoever answers it waits
         answer = self._handler.quick_answer(text)
         if answer is None:
             return False
         metrics.frames_in.inc()
         metrics.frames_out.inc()
-        self._lock.acquire(blocking=False)
-        self._begin_write(framing.text_frame(answer), self._send_timeout_s)
+        self._sender.post(framing.text_frame(answer))
         return True
 
     def _is_answered_control(self, data: bytes) -> bool:
@@ -327,12 +318,9 @@ class SocketIO:
         """
         # A message in one frame is the same whatever was sent before, so wsproto has nothing to add to it.
         frame = framing.text_frame(data) if isinstance(data, str) else self._inbox.protocol.send(BytesMessage(data))
-        with self._lock:
-            if self.close_code is None and self._write(frame, self._send_timeout_s):
-                self._flush()
-                metrics.frames_out.inc()
-                return
-        raise ConnectionGone(self.close_code or LOST, self.close_text)
+        if not self._sender.send(frame):
+            raise ConnectionGone(self.close_code or LOST, self.close_text)
+        metrics.frames_out.inc()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye; the first call counts, from whichever greenlet. Wakes a waiting :meth:`receive_frame`.
@@ -349,10 +337,11 @@ class SocketIO:
         if self.close_code is None:
             self.sent_code = code
             self._end(code, reason)
-            self._control(framing.CLOSE, self._inbox.protocol.send(CloseConnection(code, reason)), CLOSE_WAIT_S)
+            goodbye = self._inbox.protocol.send(CloseConnection(code, reason))
+            self._sender.control(framing.CLOSE, goodbye, timeout_s=CLOSE_WAIT_S)
             if self._reader is not None:
                 gevent.get_hub().loop.run_callback(self._wake)
-            if self._lock.locked():
+            if self._sender.busy:
                 gevent.spawn_later(CLOSE_WAIT_S, self._cut_off)
         if owner:
             self.finish()
@@ -361,88 +350,22 @@ class SocketIO:
         """After the end: see the close frame off, and let the TCP connection go where it is ours. Idempotent."""
         if not self._finished:
             self._finished = True
-            self._say_goodbye()
-        if self._lock.acquire(timeout=CLOSE_WAIT_S):  # a sender that was woken by the end leaves first
-            self._lock.release()
+            if not self._sender.finish(drop_incoming=self.sent_code is not None):
+                self._lose(LOST)
+        self._sender.leave()
         self._tcp.close()
 
     def _cut_off(self) -> None:
         """A second after the close a sender is still at it, and the handler may be who waits for it."""
-        if self._lock.locked() and not self._finished:
+        if self._sender.busy and not self._finished:
             self._lose(LOST)
-
-    def _say_goodbye(self) -> None:
-        """Closing with unread data makes TCP reset the connection, and the peer may then never see the close frame:
-        so our half is closed first, and what still comes is read and dropped for a second."""
-        if not self._lock.acquire(timeout=CLOSE_WAIT_S):
-            self._lose(LOST)  # a sender is stuck in the middle of a frame
-            return
-        try:
-            self._flush()
-            self._tcp.end_sending()
-            if self.sent_code is not None:
-                self._tcp.drop_incoming(CLOSE_WAIT_S)
-        except OSError:
-            pass
-        finally:
-            self._lock.release()
-
-    def _control(self, opcode: int, frame: bytes, timeout_s: float | None = None) -> None:
-        """Send a control frame, or leave it to the sender who is at it. Never waits: a slow peer must not hold up the
-        reader, nor the loop."""
-        self._queued[opcode] = frame, timeout_s or self._send_timeout_s
-        if self._lock.acquire(blocking=False):
-            self._begin_write(b"", 0.0)
-
-    def _begin_write(self, frame: bytes, timeout_s: float) -> None:
-        """Write ``frame`` and the queued control frames without waiting; what does not fit is seen off by a greenlet.
-        The lock is held, and given back when all is written."""
-        try:
-            rest = frame[self._tcp.send(frame) :] if frame else frame
-            while not rest and self._queued:
-                frame, timeout_s = self._queued.pop(next(iter(self._queued)))
-                rest = frame[self._tcp.send(frame) :]
-        except OSError:
-            self._lose(LOST)
-            rest = b""
-        if rest:
-            gevent.spawn(self._see_off, rest, timeout_s)
-        else:
-            self._lock.release()
-
-    def _see_off(self, rest: bytes, timeout_s: float) -> None:
-        try:
-            if self._write(rest, timeout_s):
-                self._flush()
-        finally:
-            self._lock.release()
-
-    def _flush(self) -> None:
-        """Write the queued control frames. The lock is held, and given back without a pause after the last look."""
-        while self._queued and self._write(*self._queued.pop(next(iter(self._queued)))):
-            pass
-
-    def _write(self, frame: bytes, timeout_s: float) -> bool:
-        """Write all of ``frame``, or give the connection up: after half a frame nothing sensible can follow."""
-        code = LOST
-        try:
-            sent = self._tcp.send(frame)  # nearly always all of it, without a timer
-            if sent < len(frame):
-                code = DEAD
-                self._tcp.send_all(frame[sent:], timeout_s)
-        except OSError as exc:
-            self._lose(DEAD if isinstance(exc, TimeoutError) else LOST)
-            return False
-        except BaseException:  # a caller's own timeout, a kill
-            self._lose(code)
-            raise
-        return True
 
     # -- the end
 
     def _end(self, code: int, reason: str = "") -> None:
         if self.close_code is None:
             self.close_code, self.close_text = code, reason
+            self._sender.open = False
             if self._handler is not None:
                 self._work()
 
@@ -450,8 +373,7 @@ class SocketIO:
         """No goodbye is possible."""
         self._finished = True
         self._end(code)
-        self._queued.clear()
-        self._tcp.give_up()
+        self._sender.give_up()
 
     def _wake(self) -> None:
         if self._reader is not None:

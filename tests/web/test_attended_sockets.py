@@ -14,7 +14,8 @@ from gevent.event import Event as Wakeup
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
-from app.web.socket_io import DEAD, LOST, ConnectionGone, SocketIO
+from app.web.sender import DEAD, LOST
+from app.web.socket_io import ConnectionGone, SocketIO
 
 PAD = "." * 100
 FULL_WAIT_S = 0.2
@@ -275,4 +276,4 @@ def test_a_peer_that_goes_while_an_answer_waits_for_it_takes_the_sender_along(at
 
     until(lambda: answering.gone)
     until(lambda: socket._tcp.closed)
-    assert not socket._lock.locked()
+    assert not socket._sender.busy
