@@ -49,16 +49,18 @@ class Rounds(Generic[T]):
 
     def _go_round(self) -> None:
         now, visited = time.monotonic(), 0
-        while self._due and visited < AT_ONCE:
-            member, at = next(iter(self._due.items()))
-            if at > now:
-                break
-            self._due[member] = now + self._interval_s
-            self._due.move_to_end(member)
-            self._visit(member)
-            visited += 1
-        if self._due:
-            self._again(BREATH_S if visited == AT_ONCE else self._tick_s)
-        else:
-            self._timer.close()
-            self._timer = None
+        try:
+            while self._due and visited < AT_ONCE:
+                member, at = next(iter(self._due.items()))
+                if at > now:
+                    break
+                self._due[member] = now + self._interval_s
+                self._due.move_to_end(member)
+                visited += 1
+                self._visit(member)
+        finally:  # a visit that fails by a bug, which the loop reports, is not the end of everybody's
+            if self._due:
+                self._again(BREATH_S if visited == AT_ONCE else self._tick_s)
+            else:
+                self._timer.close()
+                self._timer = None

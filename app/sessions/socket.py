@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint, g, request
 from flask_sock import Sock
 
 from app.errors import (
@@ -43,7 +43,7 @@ def socket_blueprint(bridge: BridgeWorker, *, count_handshake: Callable[[], None
     """
     blueprint = Blueprint("socket", __name__)
     sock = Sock()
-    serving: set[SocketIO] = set()
+    places: set[object] = set()  # of sockets that are open, or are being let in
 
     @blueprint.before_request
     def gate() -> None:
@@ -51,23 +51,24 @@ def socket_blueprint(bridge: BridgeWorker, *, count_handshake: Callable[[], None
             raise ForbiddenOriginError("This page may not connect here.")
         if bridge.draining:
             raise DrainingError("This worker is restarting.", retry_after_s=1)
-        # Those that have not said hello yet count as well.
-        if len(serving) >= bridge.settings.max_connections:
+        if len(places) >= bridge.settings.max_connections:
             raise BusyError("Too many connections.")
+        # Before anything waits: of a crowd that comes back at once, each counts for the next.
+        g.socket_place = object()
+        places.add(g.socket_place)
         if not bridge.limits.take_return(request.environ):
             count_handshake()
             bridge.limits.counted(request.environ)
 
+    @blueprint.teardown_request
+    def leave(_error: BaseException | None) -> None:
+        places.discard(g.pop("socket_place", None))
+
     @sock.route("/ws", bp=blueprint)  # type: ignore[untyped-decorator]  # flask-sock has no types
     def ws(socket: SocketIO) -> None:
         with context.bind(request_id=request.environ["bridge.request_id"]):
-            serving.add(socket)
-            goes_on = False
-            try:
-                goes_on = _Arrival(bridge, socket, request.environ).begin(partial(serving.discard, socket))
-            finally:
-                if not goes_on:
-                    serving.discard(socket)
+            if _Arrival(bridge, socket, request.environ).begin(partial(places.discard, g.socket_place)):
+                del g.socket_place  # its place outlives the request
 
     return blueprint
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
+import signal
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,8 +24,12 @@ from tests.support.projects import copy_project
 from tests.support.server import BridgeServer, wait_for
 
 TEXT, CLOSE, PONG, FIN = 1, 8, 10, 0x80
-SOCKETS_MAX, PLACES = 30, 40
+SOCKETS_MAX, CROWD, PLACES = 30, 35, 40
 PING = b'{"type":"ping"}'
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 ROOT = Path(__file__).parents[1]
 
 
@@ -40,7 +47,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeServer]:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeServer]:
     """With few places, three quarters of them for sockets."""
-    settings = {"MAX_CONNECTIONS": SOCKETS_MAX, "GUNICORN_CMD_ARGS": f"--worker-connections {PLACES}"}
+    settings = {
+        "MAX_CONNECTIONS": SOCKETS_MAX,
+        "GUNICORN_CMD_ARGS": f"--worker-connections {PLACES}",
+        "RATE_LIMIT_WS_PER_MINUTE": 10_000,  # each handshake waits until it is counted
+    }
     with BridgeServer({**UNLIMITED, **settings}) as server:
         yield server
         assert not bugs(server)
@@ -57,10 +68,7 @@ class Peer:
         self.socket.connect(("127.0.0.1", server.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._data = b""
-        self.socket.sendall(
-            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
+        self.socket.sendall(HANDSHAKE)
         while b"\r\n\r\n" not in self._data:
             self._more()
         head, _, self._data = self._data.partition(b"\r\n\r\n")
@@ -292,6 +300,23 @@ def test_sockets_are_let_in_up_to_their_number_and_again_when_others_have_gone(s
         wait_for(let_in, what="a place")
         for user in users[1:]:
             user.sync()
+
+
+def test_a_crowd_that_comes_at_once_is_let_in_up_to_the_same_number(small: BridgeServer) -> None:
+    wanted = {b"HTTP/1.1 101": SOCKETS_MAX, b"HTTP/1.1 503": CROWD - SOCKETS_MAX}
+
+    def answers() -> Counter[bytes]:
+        with ExitStack() as stack:
+            os.kill(small.worker_pids()[0], signal.SIGSTOP)
+            crowd = [stack.enter_context(socket.create_connection(("127.0.0.1", small.port), 20)) for _ in range(CROWD)]
+            for one in crowd:
+                one.sendall(HANDSHAKE)
+            os.kill(small.worker_pids()[0], signal.SIGCONT)
+            found = Counter(one.recv(12) for one in crowd)
+        assert found[b"HTTP/1.1 101"] <= SOCKETS_MAX
+        return found
+
+    wait_for(lambda: answers() == wanted, what="all places, when those who had them before have gone")
 
 
 def test_sockets_keep_their_places_and_idle_connections_make_way(small: BridgeServer) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import gevent
+import pytest
 
 from app.sessions.rounds import AT_ONCE, Rounds
 
@@ -64,3 +65,22 @@ def test_others_have_their_turn_while_many_are_due_at_once() -> None:
 
     assert visited[: 10 * AT_ONCE] == list(range(10 * AT_ONCE))
     assert seen >= 10
+
+
+def test_a_visit_that_fails_is_not_the_end_of_the_others(capfd: pytest.CaptureFixture[str]) -> None:
+    visited: Counter[str] = Counter()
+
+    def visit(name: str) -> None:
+        visited[name] += 1
+        if name == "a":
+            raise ValueError("a bug")
+
+    rounds = Rounds[str](0.03, visit)
+    for name in "ab":
+        rounds.add(name)
+
+    until(lambda: visited["a"] >= 2 and visited["b"] >= 2)
+
+    assert "a bug" in capfd.readouterr().err, "the loop reports it"
+    rounds.discard("a")
+    rounds.discard("b")
