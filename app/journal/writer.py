@@ -84,6 +84,7 @@ class GroupCommitter:
         self._some = GreenEvent()
         self._waiting = 0
         self._connection: sqlite3.Connection | None = None
+        self._spills = True  # as SQLite does
         self._sampler = Sampler()
         self._closed = False
         self._thread = _Thread()
@@ -170,6 +171,7 @@ class GroupCommitter:
         if self._connection is None:
             return False
         try:
+            self._let_spill(self._connection, False)
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as exc:
             if exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
@@ -192,9 +194,10 @@ class GroupCommitter:
 
     def _transaction(self, group: list[_Op]) -> tuple[set[str], int]:
         if self._connection is None:
-            self._connection = self._connect()
-        # Here there is time to wait for the lock; in the loop there is none.
+            self._connection, self._spills = self._connect(), True
+        # Here there is time to wait for the lock, and to make room in the cache by writing; in the loop there is none.
         self._connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000:.0f}")
+        self._let_spill(self._connection, True)
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.execute("PRAGMA busy_timeout = 0")
         topics, number = self._write(group)
@@ -225,6 +228,12 @@ class GroupCommitter:
             self._connection = None
 
     # -- in either
+
+    def _let_spill(self, connection: sqlite3.Connection, wanted: bool) -> None:
+        """Whether what a transaction has no room for in the cache goes to the disk before its COMMIT."""
+        if wanted != self._spills:
+            connection.execute(f"PRAGMA cache_spill = {'ON' if wanted else 'OFF'}")
+            self._spills = wanted
 
     def _write(self, group: list[_Op]) -> tuple[set[str], int]:
         assert self._connection is not None

@@ -13,7 +13,7 @@ from app.n8n.client import N8nClient
 from app.n8n.draft_writes import DraftWrites
 from app.n8n.errors import ExecutionNotFoundError, N8nTooOldError
 from app.n8n.executions import summarize
-from app.n8n.fenced import Confirm, check, confirm
+from app.n8n.fenced import check, confirm
 from app.n8n.intents import Intent, Intents, maybe_done
 from app.n8n.saving import changed, completed, holds, marked, node_ids
 from app.n8n.secret_boundary import SecretBoundary
@@ -115,7 +115,7 @@ class ConnectedWorkflows:
             return self.get(known.result_id)
         created = None if begun else self._find_created(wanted)
         if created is None:
-            created = self._create(wanted, known, check(self._journal, fences))
+            created = self._create(wanted, known, fences)
         self._intents.conclude(known, str(created["id"]))
         if error_workflow_id and created["settings"].get("errorWorkflow") != error_workflow_id:
             raise N8nError("n8n did not keep the workflow's error workflow; set it in the workflow's settings.")
@@ -209,12 +209,13 @@ class ConnectedWorkflows:
         wanted["settings"] = settings
         return wanted
 
-    def _create(self, wanted: Workflow, known: Intent, confirmed: Confirm | None) -> Workflow:
+    def _create(self, wanted: Workflow, known: Intent, fences: Sequence[Lease]) -> Workflow:
+        confirmed = check(self._journal, fences)
         try:
             return self._client.create_workflow(wanted, confirm=confirmed)
         except BaseError as exc:
             if not maybe_done(exc):
-                self._intents.forget(known)
+                self._intents.forget(known, fences)
                 raise
             created = self._find_created(wanted)
             if created is None:

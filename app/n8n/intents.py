@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from app.errors import BaseError, StaleDocumentError
+from app.errors import BaseError, LeaseLostError, StaleDocumentError
 from app.journal import Change, Journal, Lease
 from app.journal.records import Record
 from app.n8n.errors import N8nDownError, N8nFailedError, N8nTooLargeError, N8nTooOldError
@@ -95,11 +95,14 @@ class Intents:
             # Whoever looked for it at the same time found the same.
             return
 
-    def forget(self, known: Intent) -> None:
-        """It was certainly not done, so it may be sent again."""
+    def forget(self, known: Intent, fences: Sequence[Lease] = ()) -> None:
+        """It was certainly not done, so it may be sent again.
+
+        :param fences: for what whoever takes over sends under the same intent: it is theirs then, and stays.
+        """
         try:
-            self.journal.commit(Change(deletes=[known.delete()]))
-        except StaleDocumentError:
+            self.journal.commit(Change(deletes=[known.delete()], fences=fences))
+        except (StaleDocumentError, LeaseLostError):
             return
 
 

@@ -20,7 +20,7 @@ from app.turns.output import TurnOutput
 from app.turns.prompts import CHAT_SYSTEM, REPAIR_SYSTEM, repair_prompt
 from app.turns.running import LOOK_S, RunningTurn
 from app.turns.supervision import Supervisor
-from app.turns.takeover import end_lost_turn, void_deltas
+from app.turns.takeover import LostTurn, end_lost_turn, void_deltas
 from app.turns.turn_end import TurnEnds, tell_end
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Turns:
             lost.tell()
             return
         if opening is not None and opening.facts is None:
-            self._settle(claim, opening, lost.events)
+            self._settle(claim, opening, lost)
             lost.tell()
             return
         found = self.journal.events(claim.input.session_id, after=claim.input.seq - 1, limit=1)
@@ -160,13 +160,17 @@ class Turns:
             log.warning("an input could not be postponed: %s", exc)
             gevent.sleep(LOOK_S)
 
-    def _settle(self, claim: Claim, opening: Opening, before: Sequence[NewEvent]) -> None:
+    def _settle(self, claim: Claim, opening: Opening, lost: LostTurn) -> None:
         """Answer a repair's input without an agent, or put it off."""
         input_id, again_s = claim.input.input_id, opening.postpone_s
+        # Its lost turn is ended by this change: whoever claims it later must not find that turn again.
+        parks = bool(lost.turn_id) and again_s is not None
         change = Change(
             session_id=claim.input.session_id,
-            events=[*before, *opening.events],
+            events=[*lost.events, *opening.events],
+            drop_deltas=_voided(lost.events),
             fences=[claim.lease],
+            start=StartInput(input_id, None, lost.takeovers) if parks else None,
             puts=opening.puts,
             deletes=opening.deletes,
             answer=input_id if again_s is None else None,
@@ -183,14 +187,18 @@ class Turns:
         start: StartInput | None = None,
         answer: bool = False,
     ) -> None:
-        voided = [event.data["messageId"] for event in appended if event.type == "assistant_reset"]
         change = Change(
             session_id=claim.input.session_id,
             events=appended,
-            drop_deltas=voided,
+            drop_deltas=_voided(appended),
             fences=[claim.lease],
             puts=puts,
             start=start,
             answer=claim.input.input_id if answer else None,
         )
         self.journal.commit(change)
+
+
+def _voided(appended: Sequence[NewEvent]) -> list[str]:
+    """The messages whose deltas these events make void."""
+    return [event.data["messageId"] for event in appended if event.type == "assistant_reset"]

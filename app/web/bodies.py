@@ -27,6 +27,9 @@ class RequestTimeoutError(CallerError):
 
     code, status, title = "request_timeout", 408, "Request timeout"
 
+    def __init__(self) -> None:
+        super().__init__("The body did not arrive in time.")
+
 
 @dataclass(frozen=True, slots=True)
 class Body:

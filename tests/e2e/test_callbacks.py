@@ -293,6 +293,23 @@ def send_chunks(bridge: BridgeServer, chunks: Any, *, limit_s: float = 30) -> An
         connection.close()
 
 
+def test_no_body_is_left_for_the_request_behind_it(bridge: BridgeServer, user: Client) -> None:
+    body = json.dumps(failure(adopt(user))).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\n".encode()
+    whole = b"Content-Length: %d\r\n\r\n" % len(body) + body
+    sent = [
+        whole,
+        b"Content-Length: 0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+        b"Content-Length: %d\r\n\r\n" % (2 * MIB) + b" " * (2 * MIB),
+        b"Connection: close\r\n" + whole,
+    ]
+
+    answers = bridge.raw(b"".join(head + one for one in sent), limit_s=20)
+
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"202", b"400", b"200", b"413", b"200"]
+
+
 def test_a_chunked_body_is_taken(bridge: BridgeServer, user: Client) -> None:
     body = json.dumps(failure(adopt(user))).encode()
     assert send_chunks(bridge, (body[n : n + 7] for n in range(0, len(body), 7))).status == 202

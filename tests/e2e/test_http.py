@@ -161,7 +161,8 @@ def test_a_body_that_does_not_come_is_not_waited_for(bridge: BridgeServer) -> No
     answer, _, body = bridge.raw(head.encode() + b"{", limit_s=20).partition(b"\r\n\r\n")
 
     assert answer.split()[1] == b"408"
-    assert json.loads(body)["code"] == "request_timeout"
+    problem = json.loads(body)
+    assert (problem["code"], problem["detail"]) == ("request_timeout", "The body did not arrive in time.")
 
 
 def test_listed_origins_may_read_the_api_and_others_may_not(bridge: BridgeServer) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent import monkey
 
 from app.errors import BaseError, ConfigError, JournalUnavailableError
 from app.journal import Change, Lease, Limit, Put
@@ -43,6 +44,7 @@ from .steps import (
 
 ANSWER_BOUND_S = 15.0
 MEGABYTE = "x" * 1_000_000
+thread_id: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 
 
 @pytest.fixture
@@ -497,6 +499,27 @@ def test_many_commits_at_once_share_transactions(journal: SqliteJournal) -> None
     assert not [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     assert 0 < journal.transactions - before <= 200 / 4
     assert sorted(texts(journal, session_id)) == sorted(str(n) for n in range(200))
+
+
+class Watched(list[Lease]):
+    """Fences that remember in which thread they were looked at."""
+
+    thread = 0
+
+    def __iter__(self) -> Iterator[Lease]:
+        self.thread = thread_id()
+        return super().__iter__()
+
+
+def test_a_large_change_is_written_beside_the_loop(journal: SqliteJournal) -> None:
+    small, large = Watched(), Watched()
+    session_id = open_session(journal)
+
+    journal.commit(Change(session_id, events=[message("hello")], fences=small))
+    journal.commit(Change(session_id, events=[message(MEGABYTE)], fences=large))
+
+    assert small.thread == thread_id()
+    assert large.thread not in (0, thread_id())
 
 
 def test_a_commit_alone_is_a_transaction_of_its_own(journal: SqliteJournal) -> None:

@@ -65,6 +65,23 @@ def test_only_what_is_quick_is_written_in_the_loop(path: Path) -> None:
     assert names(path) == {"test-1", "test-2"}
 
 
+def test_what_is_written_in_the_loop_comes_to_the_disk_with_its_commit(path: Path) -> None:
+    """However much it is: SQLite would put out what its cache has no room for, and the loop would wait for the disk."""
+    log_path = path.with_name(f"{path.name}-wal")
+
+    def write(connection: sqlite3.Connection) -> tuple[int, Iterable[str]]:
+        before = log_path.stat().st_size
+        for number in range(64):
+            connection.execute("INSERT INTO counters VALUES (?, 1)", (f"test-{number}-{'x' * 65_536}",))
+        return log_path.stat().st_size - before, ()
+
+    with committer_on(path) as committer:
+        committer.run(counting("test"))  # in the thread, where it may
+        assert committer.run(write, quick=True) == 0
+
+    assert len(names(path)) == 65
+
+
 def test_what_shares_a_transaction_with_something_slow_is_written_beside_the_loop(path: Path) -> None:
     with committer_on(path) as committer:
         before = committer.transactions

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
+from gevent.event import Event as GreenEvent
 
 from app.errors import ConflictError, LeaseLostError, N8nError, WorkflowNotFoundError
 from app.journal.sqlite import SqliteJournal
@@ -19,12 +21,14 @@ from app.n8n import client as client_module
 from app.n8n.client import N8nClient
 from app.n8n.connected import ConnectedWorkflows
 from app.n8n.errors import N8nDownError, N8nFailedError, N8nKeyError, N8nRefusedError, N8nTooOldError
+from app.n8n.intents import Intent, intent_key
 from app.n8n.transport import Transport
 from app.n8n.workflows import canonical_hash
 from app.repairs.publication import Publication
 from app.repairs.workflow_lease import lease_name
 from tests.fakes.n8n import API_KEY, FakeN8n
 
+LIMIT_S = 10.0
 HOOK: dict[str, Any] = {
     "id": "n1",
     "name": "Webhook",
@@ -297,6 +301,44 @@ def test_a_write_that_is_sent_again_is_still_its_workers(n8n, journal, home, tmp
 
     assert n8n.count("POST", "/activate") == 1
     assert n8n.workflows[workflow_id].public["activeVersionId"] == version_id
+
+
+def test_who_was_overtaken_does_not_forget_what_the_other_creates(n8n, journal, home, tmp_path, monkeypatch):
+    heir_sends, overtaken_ended = GreenEvent(), GreenEvent()
+    heirs = []
+    lease = journal.acquire("workflow:w", "first", ttl_s=10)
+    fences = [replace(lease, holder="other", epoch=lease.epoch + 1)]
+
+    class Held(Transport):
+        def _send(self, pool, request, url, headers, body):
+            if request.method == "POST":
+                heir_sends.set()
+                assert overtaken_ended.wait(LIMIT_S)
+            return super()._send(pool, request, url, headers, body)
+
+    class Paused(Transport):
+        def _send(self, pool, request, url, headers, body):
+            if request.method == "POST":
+                overtake(tmp_path / "journal.db")
+                heirs.append(gevent.spawn(heir.create, BODY, intent="one", fences=fences))
+                assert heir_sends.wait(LIMIT_S)
+            return super()._send(pool, request, url, headers, body)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(client_module, "Transport", Held)
+        heir = worker(n8n, journal)
+        patched.setattr(client_module, "Transport", Paused)
+        overtaken = worker(n8n, journal)
+        patched.setattr(fenced, "FRESH_S", 0.0)
+        with pytest.raises(LeaseLostError):
+            overtaken.create(BODY, intent="one", fences=[lease])
+    overtaken_ended.set()
+    created = heirs[0].get(timeout=LIMIT_S)
+
+    # As for a worker that takes over from the heir.
+    assert Intent.get(journal, intent_key("create:one")).result_id == created["id"]
+    assert home.create(BODY, intent="one", fences=fences)["id"] == created["id"]
+    assert n8n.count("POST", "/workflows") == 1
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from app.agents import AgentEvent, Finished, ToolFinished, ToolStarted, TurnRequ
 from app.agents.mcp_client import ToolAnswer
 from app.agents.offline import OfflineAgent
 from app.errors import ConflictError
-from app.journal import Change
+from app.journal import Change, Postpone
 from app.journal.records import Ceiling, ChildFailure, Registration, Repair
-from app.n8n.errors import N8nFailedError
+from app.n8n.errors import N8nFailedError, N8nKeyError
 from app.repairs.attempt import MAX_AWAY
 from tests.fakes.turn_tools import off_loop
 from tests.journal.steps import until
@@ -410,6 +410,29 @@ def test_a_repair_that_was_lost_before_its_proposal_is_begun_again(bench: Bench)
     assert bench.outcomes(session_id) == ["interrupted", "completed"]
     assert len(bench.data(session_id, "repair_proposed")) == 1
     assert bench.repair(repair_id).attempt == 1
+
+
+def test_a_lost_turn_ends_once_where_its_repair_then_waits_for_n8n(bench: Bench) -> None:
+    session_id, _, _ = running(bench)
+    lost = bench.worker(ScriptedAgent(never(shown="half")), lease_s=SHORT_LEASE_S)
+    bench.wait(session_id, "assistant_delta")
+    lost.vanish()
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise N8nKeyError  # of which a person is told at once
+
+    heir = bench.worker(ScriptedAgent(proposes(retries)))
+    get, heir.workflows.get = heir.workflows.get, refuse  # type: ignore[method-assign]
+    bench.wait(session_id, "notice")
+    (waiting,) = bench.pending(session_id)
+    heir.workflows.get = get  # type: ignore[method-assign]
+    bench.journal.commit(Change(session_id, postpone=Postpone(waiting.input_id, 0.0), wake=["inputs"]))
+    bench.idle(session_id)
+
+    assert (waiting.turn_id, waiting.takeovers) == (None, 1)
+    assert bench.outcomes(session_id) == ["interrupted", "completed"]
+    assert len(bench.data(session_id, "assistant_reset")) == 1
+    assert bench.data(session_id, "assistant_delta") == []
 
 
 # -- errors that are odd ----------------------------------------------------------------------------
