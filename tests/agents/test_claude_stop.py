@@ -150,12 +150,12 @@ def test_a_model_that_says_nothing_is_stopped(rig: Rig) -> None:
 
 def test_a_tool_may_be_silent_for_longer_than_the_model(rig: Rig) -> None:
     def slow(_: object) -> ToolResult:
-        gevent.sleep(4)
+        gevent.sleep(7)
         return ToolResult("{}")
 
     rig.tools = FakeTurnTools(get_workflow=slow)
     with MessagesApi(by_step(use("get_workflow"), say("Done."))) as api:
-        assert finals(rig.run(api, silence_s=3)) == ["Done."]
+        assert finals(rig.run(api, silence_s=6)) == ["Done."]
 
 
 def test_a_tool_that_never_answers_is_given_up_and_the_model_is_told(rig: Rig) -> None:
