@@ -79,7 +79,7 @@ class BridgeWorker:
         self.journal = make_journal(settings, complete=self._complete)
         self.n8n = _client(settings)
         self.error_workflow = _error_workflow(self.n8n, settings)
-        self.workflows = _workflows(self.n8n, self.journal, self.error_workflow)
+        self.workflows = _workflows(self.n8n, self.journal, self.error_workflow, lease_s=settings.lease_seconds)
         self.limits = Limits(settings, self.journal)
         transcripts = JournalTranscripts(self.journal)
         self.agent: Agent = agent or _agent(settings, transcripts)
@@ -257,11 +257,15 @@ def _error_workflow(client: N8nClient | None, settings: Settings) -> Callable[[]
 
 
 def _workflows(
-    client: N8nClient | None, journal: Journal, state: Callable[[], error_workflow.State] | None
+    client: N8nClient | None,
+    journal: Journal,
+    state: Callable[[], error_workflow.State] | None,
+    *,
+    lease_s: float,
 ) -> Workflows:
     if client is None or state is None:
         return Drafts(journal)
-    return ConnectedWorkflows(client, journal, error_workflow_id=lambda: state().workflow_id)
+    return ConnectedWorkflows(client, journal, error_workflow_id=lambda: state().workflow_id, lease_s=lease_s)
 
 
 def _agent(settings: Settings, transcripts: JournalTranscripts) -> Agent:

@@ -13,7 +13,7 @@ from app.n8n.client import N8nClient
 from app.n8n.draft_writes import DraftWrites
 from app.n8n.errors import ExecutionNotFoundError, N8nTooOldError
 from app.n8n.executions import summarize
-from app.n8n.fenced import check, confirm
+from app.n8n.fenced import Fencing
 from app.n8n.intents import Intent, Intents, maybe_done
 from app.n8n.saving import changed, completed, holds, marked, node_ids
 from app.n8n.secret_boundary import SecretBoundary
@@ -44,6 +44,7 @@ class ConnectedWorkflows:
 
     :param error_workflow_id: the workflow that reports failures to the bridge, if there is one; it is set on every
         workflow written here that names none.
+    :param lease_s: for how long the leases of those who write are taken or renewed.
     :param lost_wait_s, verdict_wait_s: see :class:`app.n8n.trials.Trials`.
     """
 
@@ -55,16 +56,24 @@ class ConnectedWorkflows:
         journal: Journal,
         *,
         error_workflow_id: Callable[[], str | None] = lambda: None,
+        lease_s: float = 1.0,
         lost_wait_s: float = LOST_WAIT_S,
         publish_wait_s: float = PUBLISH_WAIT_S,
         verdict_wait_s: float = VERDICT_WAIT_S,
     ) -> None:
         self._client = client
-        self._journal = journal
+        self._fencing = Fencing(journal, lease_s)
         self._secrets = SecretBoundary(client, journal)
         self._intents = Intents(journal)
         self._writes = DraftWrites(journal, self._shown)
-        self._trials = Trials(client, journal, self._secrets, lost_wait_s=lost_wait_s, verdict_wait_s=verdict_wait_s)
+        self._trials = Trials(
+            client,
+            self._intents,
+            self._fencing,
+            self._secrets,
+            lost_wait_s=lost_wait_s,
+            verdict_wait_s=verdict_wait_s,
+        )
         self._error_workflow_id = error_workflow_id
         self._lost_wait_s = lost_wait_s
         self._publish_wait_s = publish_wait_s
@@ -143,7 +152,7 @@ class ConnectedWorkflows:
             return self._shown(present)
         if present["versionId"] != base_version_id:
             raise ConflictError("The workflow was changed meanwhile.")
-        confirmed = confirm(self._journal, fences)
+        confirmed = self._fencing.confirm(fences)
         write = self._writes.begin(present, wanted, instead=instead, fences=fences)
         answer = self._client.put_workflow(workflow_id, changed(wanted, present), confirm=confirmed)
         self._writes.end(write, present, str(answer["versionId"]), fences=fences)
@@ -163,7 +172,7 @@ class ConnectedWorkflows:
         """
         workflow = self._client.get_workflow(workflow_id)
         if workflow["activeVersionId"] != version_id:
-            self._client.publish(workflow_id, version_id, confirm=check(self._journal, fences))
+            self._client.publish(workflow_id, version_id, confirm=self._fencing.check(fences))
             deadline = time.monotonic() + self._publish_wait_s
             while (workflow := self._client.get_workflow(workflow_id))["activeVersionId"] != version_id:
                 if time.monotonic() >= deadline:
@@ -172,7 +181,7 @@ class ConnectedWorkflows:
         return self._shown(workflow)
 
     def unpublish(self, workflow_id: str, *, fences: Sequence[Lease] = ()) -> Workflow:
-        return self._shown(self._client.unpublish(workflow_id, confirm=check(self._journal, fences)))
+        return self._shown(self._client.unpublish(workflow_id, confirm=self._fencing.check(fences)))
 
     def execution(self, workflow_id: str, execution_id: str) -> dict[str, Any]:
         run = self._client.get_execution(execution_id, include_data=True)
@@ -210,7 +219,7 @@ class ConnectedWorkflows:
         return wanted
 
     def _create(self, wanted: Workflow, known: Intent, fences: Sequence[Lease]) -> Workflow:
-        confirmed = check(self._journal, fences)
+        confirmed = self._fencing.check(fences)
         try:
             return self._client.create_workflow(wanted, confirm=confirmed)
         except BaseError as exc:

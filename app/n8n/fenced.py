@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from app.errors import BusyError
 from app.journal import Change, Journal, Lease
 
-FRESH_S = 0.2
-"""So long a look at the leases counts. They are renewed each third of their time, so one that is held outlives it."""
+FRESH_PART = 5
+"""A look at the leases counts for a fifth of their time. They are renewed each third of it, so what is held outlives
+that."""
 LOOKS_MAX = 5
 
 
@@ -21,33 +23,43 @@ class Confirm:
     looks again; left are the microseconds between the last look's end and the system call.
     """
 
-    def __init__(self, journal: Journal, leases: Sequence[Lease]) -> None:
-        """To be made right before the leases are looked at."""
+    def __init__(self, journal: Journal, leases: Sequence[Lease], fresh_s: float) -> None:
+        """To be made right before the leases are looked at.
+
+        :param fresh_s: so long a look counts.
+        """
         self._journal = journal
         self._leases = leases
+        self._fresh_s = fresh_s
         self._looked_at = time.monotonic()
 
     def __call__(self) -> None:
         """:raises LeaseLostError: somebody else is in charge now. :raises BusyError: the journal is too slow to say."""
         for _ in range(LOOKS_MAX):
-            if time.monotonic() - self._looked_at < FRESH_S:
+            if time.monotonic() - self._looked_at < self._fresh_s:
                 return
             self._looked_at = time.monotonic()
             self._journal.commit(Change(fences=self._leases))
         raise BusyError("The journal is too slow to write to n8n safely.")
 
 
-def confirm(journal: Journal, fences: Sequence[Lease]) -> Confirm | None:
-    """For a write whose leases are looked at next; ``None`` for one that stands under none."""
-    return Confirm(journal, fences) if fences else None
+@dataclass(frozen=True, slots=True)
+class Fencing:
+    """:ivar lease_s: for how long a lease is taken or renewed."""
 
+    journal: Journal
+    lease_s: float
 
-def check(journal: Journal, fences: Sequence[Lease]) -> Confirm | None:
-    """Look at the leases; returns what looks again before the write is sent.
+    def confirm(self, fences: Sequence[Lease]) -> Confirm | None:
+        """For a write whose leases are looked at next; ``None`` for one that stands under none."""
+        return Confirm(self.journal, fences, self.lease_s / FRESH_PART) if fences else None
 
-    :raises LeaseLostError: somebody else is in charge now.
-    """
-    confirmed = confirm(journal, fences)
-    if fences:
-        journal.commit(Change(fences=fences))
-    return confirmed
+    def check(self, fences: Sequence[Lease]) -> Confirm | None:
+        """Look at the leases; returns what looks again before the write is sent.
+
+        :raises LeaseLostError: somebody else is in charge now.
+        """
+        confirm = self.confirm(fences)
+        if fences:
+            self.journal.commit(Change(fences=fences))
+        return confirm

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 
 from app.errors import BaseError
-from app.journal import Journal, Lease
+from app.journal import Lease
 from app.n8n import Trial
 from app.n8n.client import Execution, N8nClient
 from app.n8n.errors import ExecutionNotFoundError, N8nConflictError, N8nRefusedError, N8nTooLargeError, clean
-from app.n8n.fenced import confirm
+from app.n8n.fenced import Fencing
 from app.n8n.intents import Intent, Intents, maybe_done
 from app.n8n.secret_boundary import SecretBoundary
 
@@ -35,15 +35,16 @@ class Trials:
     def __init__(
         self,
         client: N8nClient,
-        journal: Journal,
+        intents: Intents,
+        fencing: Fencing,
         secrets: SecretBoundary,
         *,
         lost_wait_s: float = LOST_WAIT_S,
         verdict_wait_s: float = VERDICT_WAIT_S,
     ) -> None:
         self._client = client
-        self._journal = journal
-        self._intents = Intents(journal)
+        self._intents = intents
+        self._fencing = fencing
         self._secrets = secrets
         self._lost_wait_s = lost_wait_s
         self._verdict_wait_s = verdict_wait_s
@@ -119,7 +120,7 @@ class Trials:
 
         :raises BaseError: it was not done, and may be sent again.
         """
-        confirmed = confirm(self._journal, fences)
+        confirmed = self._fencing.confirm(fences)
         known, begun = self._intents.begin(name, fences)
         if not begun:
             return known

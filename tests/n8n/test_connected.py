@@ -16,7 +16,7 @@ from gevent.event import Event as GreenEvent
 
 from app.errors import ConflictError, LeaseLostError, N8nError, WorkflowNotFoundError
 from app.journal.sqlite import SqliteJournal
-from app.n8n import Trial, Workflows, fenced
+from app.n8n import Trial, Workflows
 from app.n8n import client as client_module
 from app.n8n.client import N8nClient
 from app.n8n.connected import ConnectedWorkflows
@@ -72,12 +72,15 @@ def home(n8n, journal):
     return worker(n8n, journal)
 
 
-def worker(n8n, journal, *, error_workflow_id=None, verdict_wait_s=2.0, timeout_s=2.0) -> ConnectedWorkflows:
+def worker(
+    n8n, journal, *, error_workflow_id=None, verdict_wait_s=2.0, timeout_s=2.0, lease_s=1.0
+) -> ConnectedWorkflows:
     """One worker's view; another one's has the same n8n and journal."""
     return ConnectedWorkflows(
         N8nClient(n8n.url, API_KEY, timeout_s=timeout_s),
         journal,
         error_workflow_id=lambda: error_workflow_id,
+        lease_s=lease_s,
         lost_wait_s=0.3,
         publish_wait_s=0.5,
         verdict_wait_s=verdict_wait_s,
@@ -272,8 +275,7 @@ def test_a_worker_that_was_overtaken_after_its_look_at_the_lease_sends_nothing(
 
     with monkeypatch.context() as patched:
         patched.setattr(client_module, "Transport", Overtaken)
-        paused = worker(n8n, journal)
-        patched.setattr(fenced, "FRESH_S", 0.0)  # as if it had stood still for longer
+        paused = worker(n8n, journal, lease_s=0.0)  # as if it had stood still for longer
         with pytest.raises(LeaseLostError):
             calls[what](paused, [lease])
 
@@ -328,8 +330,7 @@ def test_who_was_overtaken_does_not_forget_what_the_other_creates(n8n, journal, 
         patched.setattr(client_module, "Transport", Held)
         heir = worker(n8n, journal)
         patched.setattr(client_module, "Transport", Paused)
-        overtaken = worker(n8n, journal)
-        patched.setattr(fenced, "FRESH_S", 0.0)
+        overtaken = worker(n8n, journal, lease_s=0.0)
         with pytest.raises(LeaseLostError):
             overtaken.create(BODY, intent="one", fences=[lease])
     overtaken_ended.set()
