@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.server import BridgeServer
+from tests.support.server import BridgeServer, wait_for
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 PREFIX = "n8n_builder_"
@@ -48,6 +48,8 @@ def grown(before: Samples, after: Samples, name: str) -> dict[str, float]:
 def answered_by(server: BridgeServer, pid: int) -> Iterator[None]:
     """Only this worker accepts connections; the others are paused, perhaps with the journal's lock: it may not be
     written in the meantime."""
+    # One that is paused as it comes up may have the journal's lock for good.
+    wait_for(lambda: len(server.log_lines("worker started")) >= len(server.worker_pids()), what="all workers to be up")
     others = [other for other in server.worker_pids() if other != pid]
     for other in others:
         os.kill(other, signal.SIGSTOP)
