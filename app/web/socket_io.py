@@ -30,6 +30,7 @@ from app.web.tcp import Tcp
 NOTICED_BYTES = 4096  # read in the loop: more than a short frame
 EVENTS_PER_SLICE = 32  # about 0.5 ms of work between two looks at the other connections
 CLOSE_WAIT_S = 1.0
+HEAR_OUT_S = 5.0
 LOST = 1006
 DEAD = 1008
 
@@ -79,6 +80,7 @@ class SocketIO:
         "_at_work",
         "_finished",
         "_handler",
+        "_heard_until",
         "_inbox",
         "_lock",
         "_max_message_bytes",
@@ -133,6 +135,7 @@ class SocketIO:
         self._taken = 0
         self._unanswered = False
         self._finished = False
+        self._heard_until = 0.0  # the peer is gone, and what it sent before is worked off
         there = shake_hands(environ)
         self._tcp = Tcp(environ["gunicorn.socket"])
         self._next_ping = monotonic() + self._ping_interval_s
@@ -163,9 +166,11 @@ class SocketIO:
     def next_frame(self) -> str | bytes | None:
         """The next message that is there already, ``None``: nothing more has come.
 
+        A peer that says something and leaves at once is heard out: what it sent counts although no answer reaches it.
+
         :raises ConnectionGone: as :meth:`receive_frame`.
         """
-        while self.close_code is None:
+        while not self._over:
             if self._taken >= EVENTS_PER_SLICE:
                 self._taken = 0
                 gevent.sleep(0)
@@ -186,7 +191,11 @@ class SocketIO:
             elif isinstance(event, CloseConnection):
                 self._closed_by_peer(event)
         self.finish()
-        raise ConnectionGone(self.close_code, self.close_text)
+        raise ConnectionGone(self.close_code or LOST, self.close_text)
+
+    @property
+    def _over(self) -> bool:
+        return self.close_code is not None and monotonic() >= self._heard_until
 
     def _wait(self) -> None:
         """Wait in this greenlet for bytes; ping the peer, or give it up, when it is silent."""
@@ -207,12 +216,13 @@ class SocketIO:
         if data is None:
             # A peer that always has data ready would never make us wait, and nobody else would run.
             gevent.sleep(0)
-            if self.close_code is not None:
+            if self._over:
                 return True
             data = self._tcp.receive()
             if data is None:
                 return False
         if not data:
+            self._heard_until = 0.0
             self._lose(LOST)
             return True
         self._unanswered = False
@@ -236,6 +246,7 @@ class SocketIO:
             # wsproto's way to say that it cannot go on with what the peer sent; its text is about its own code.
             self.close(int(event.code), _PROTOCOL_ERRORS.get(int(event.code), "Protocol error"))
             return
+        self._heard_until = 0.0
         self._end(int(event.code), event.reason or "")
         self._control(framing.CLOSE, protocol.send(event.response()), CLOSE_WAIT_S)
 
@@ -346,6 +357,7 @@ class SocketIO:
             # flask-sock's, at the end of a view that has handed the socket over.
             self._owner = None
             return
+        self._heard_until = 0.0
         if self.close_code is None:
             self.sent_code = code
             self._end(code, reason)
@@ -403,7 +415,7 @@ class SocketIO:
                 frame, timeout_s = self._queued.pop(next(iter(self._queued)))
                 rest = frame[self._tcp.send(frame) :]
         except OSError:
-            self._lose(LOST)
+            self._hung_up()
             rest = b""
         if rest:
             gevent.spawn(self._see_off, rest, timeout_s)
@@ -430,8 +442,11 @@ class SocketIO:
             if sent < len(frame):
                 code = DEAD
                 self._tcp.send_all(frame[sent:], timeout_s)
-        except OSError as exc:
-            self._lose(DEAD if isinstance(exc, TimeoutError) else LOST)
+        except TimeoutError:
+            self._lose(DEAD)
+            return False
+        except OSError:
+            self._hung_up()
             return False
         except BaseException:  # a caller's own timeout, a kill
             self._lose(code)
@@ -445,6 +460,12 @@ class SocketIO:
             self.close_code, self.close_text = code, reason
             if self._handler is not None:
                 self._work()
+
+    def _hung_up(self) -> None:
+        """Nothing can be written any more. What came before that is read all the same."""
+        if self.close_code is None:
+            self._heard_until = monotonic() + HEAR_OUT_S
+        self._lose(LOST)
 
     def _lose(self, code: int) -> None:
         """No goodbye is possible."""
