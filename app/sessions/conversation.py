@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -107,7 +108,7 @@ class Conversation:
         try:
             frame = frames.read_frame(only_text(text))
             if isinstance(frame, frames.Ping):
-                self._socket.send(PONG)
+                self._tell(PONG)
             elif isinstance(frame, frames.Message):
                 sessions.post_message(session_id, frame, request_id=self._request_id)
             elif isinstance(frame, frames.Decide):
@@ -125,7 +126,12 @@ class Conversation:
 
     def _answer(self, error: BaseError) -> None:
         problems.report(error, self._request_id, counted_as="websocket")
-        self._socket.send(problems.error_frame(error, self._request_id))
+        self._tell(problems.error_frame(error, self._request_id))
+
+    def _tell(self, text: str) -> None:
+        """Where the peer is gone nobody is told; its next frame may be there already, and the socket knows its end."""
+        with contextlib.suppress(ConnectionGone):
+            self._socket.send(text)
 
     def _beside(self, about: str, command: frames.Command) -> None:
         if self._commands is None:
@@ -135,12 +141,9 @@ class Conversation:
     def _command(self, command: frames.Command) -> None:
         """A command that may wait for n8n, in a greenlet of its own; nothing is raised."""
         try:
-            try:
-                self._bridge.sessions.command(self._connection.session_id, command)
-            except BaseError as exc:
-                self._answer(exc)
-        except ConnectionGone:
-            return
+            self._bridge.sessions.command(self._connection.session_id, command)
+        except BaseError as exc:
+            self._answer(exc)
         except Exception as exc:
             problems.report(exc, self._request_id, counted_as="websocket", closed_with=BUG)
             self._socket.close(BUG, "internal")

@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import Blueprint, g, request
 from flask_sock import Sock
+from werkzeug.exceptions import MethodNotAllowed
 
 from app.errors import (
     AuthenticationError,
@@ -47,6 +48,8 @@ def socket_blueprint(bridge: BridgeWorker, *, count_handshake: Callable[[], None
 
     @blueprint.before_request
     def gate() -> None:
+        if request.method != "GET":  # each route for it takes HEAD, too
+            raise MethodNotAllowed(["GET"])
         if not auth.origin_allowed(request.environ, bridge.settings):
             raise ForbiddenOriginError("This page may not connect here.")
         if bridge.draining:

@@ -29,6 +29,7 @@ from app.web.tcp import Tcp
 
 NOTICED_BYTES = 4096  # read in the loop: more than a short frame
 EVENTS_PER_SLICE = 32  # about 0.5 ms of work between two looks at the other connections
+HEAR_OUT_S = 5.0
 
 _PROTOCOL_ERRORS = {1002: "Protocol error", 1007: "Text is not UTF-8"}
 _PING = framing.control_frame(framing.PING)
@@ -75,6 +76,7 @@ class SocketIO:
         "_at_work",
         "_finished",
         "_handler",
+        "_heard_until",
         "_inbox",
         "_max_message_bytes",
         "_next_ping",
@@ -124,9 +126,10 @@ class SocketIO:
         self._taken = 0
         self._unanswered = False
         self._finished = False
+        self._heard_until = 0.0  # the peer is gone, and what it sent before is worked off
         there = shake_hands(environ)
         self._tcp = Tcp(environ["gunicorn.socket"])
-        self._sender = Sender(self._tcp, send_timeout_s, self._lose)
+        self._sender = Sender(self._tcp, send_timeout_s, self._cannot_write)
         self._next_ping = monotonic() + self._ping_interval_s
         if not there:
             self._lose(LOST)
@@ -155,9 +158,11 @@ class SocketIO:
     def next_frame(self) -> str | bytes | None:
         """The next message that is there already, ``None``: nothing more has come.
 
+        A peer that says something and leaves at once is heard out: what it sent counts although no answer reaches it.
+
         :raises ConnectionGone: as :meth:`receive_frame`.
         """
-        while self.close_code is None:
+        while not self._over:
             if self._taken >= EVENTS_PER_SLICE:
                 self._taken = 0
                 gevent.sleep(0)
@@ -178,7 +183,11 @@ class SocketIO:
             elif isinstance(event, CloseConnection):
                 self._closed_by_peer(event)
         self.finish()
-        raise ConnectionGone(self.close_code, self.close_text)
+        raise ConnectionGone(self.close_code or LOST, self.close_text)
+
+    @property
+    def _over(self) -> bool:
+        return self.close_code is not None and monotonic() >= self._heard_until
 
     def _wait(self) -> None:
         """Wait in this greenlet for bytes; ping the peer, or give it up, when it is silent."""
@@ -199,12 +208,13 @@ class SocketIO:
         if data is None:
             # A peer that always has data ready would never make us wait, and nobody else would run.
             gevent.sleep(0)
-            if self.close_code is not None:
+            if self._over:
                 return True
             data = self._tcp.receive()
             if data is None:
                 return False
         if not data:
+            self._heard_until = 0.0
             self._lose(LOST)
             return True
         self._unanswered = False
@@ -228,6 +238,7 @@ class SocketIO:
             # wsproto's way to say that it cannot go on with what the peer sent; its text is about its own code.
             self.close(int(event.code), _PROTOCOL_ERRORS.get(int(event.code), "Protocol error"))
             return
+        self._heard_until = 0.0
         self._end(int(event.code), event.reason or "")
         self._sender.control(framing.CLOSE, protocol.send(event.response()), timeout_s=CLOSE_WAIT_S)
 
@@ -334,6 +345,7 @@ class SocketIO:
             # flask-sock's, at the end of a view that has handed the socket over.
             self._owner = None
             return
+        self._heard_until = 0.0
         if self.close_code is None:
             self.sent_code = code
             self._end(code, reason)
@@ -368,6 +380,12 @@ class SocketIO:
             self._sender.open = False
             if self._handler is not None:
                 self._work()
+
+    def _cannot_write(self, code: int) -> None:
+        """Where the peer has left, what came before that is read all the same."""
+        if code == LOST and self.close_code is None:
+            self._heard_until = monotonic() + HEAR_OUT_S
+        self._lose(code)
 
     def _lose(self, code: int) -> None:
         """No goodbye is possible."""

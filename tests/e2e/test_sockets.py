@@ -621,6 +621,21 @@ def test_a_request_that_is_no_handshake_gets_a_problem(bridge: BridgeServer, lac
     is_problem(answer, answer.status)
 
 
+def test_only_a_get_is_a_handshake(bridge: BridgeServer) -> None:
+    headers = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        "Sec-WebSocket-Version": "13",
+    }
+
+    for method in ("HEAD", "POST"):
+        answer = bridge.request(method, "/ws", headers=headers)
+
+        assert answer.status == 405
+        assert "GET" in answer.headers["allow"]
+
+
 @pytest.fixture
 def restarting(_held: tuple[Path, Path]) -> Iterator[BridgeServer]:
     settings = {**UNLIMITED, "GRACEFUL_TIMEOUT_SECONDS": 4, "HOLD_FOLDER": _held[1], "WEB_CONCURRENCY": 2}

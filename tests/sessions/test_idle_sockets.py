@@ -260,6 +260,26 @@ def test_a_close_is_answered_and_the_connection_ended(server: BridgeServer) -> N
         peer.receive()
 
 
+@pytest.mark.parametrize("reset", [False, True], ids=["ends", "resets"])
+def test_what_a_peer_has_said_before_it_left_counts(server: BridgeServer, reset: bool) -> None:
+    peer = Peer(server)
+    welcome = peer.text()
+    said = [str(number) for number in range(15)]
+    messages = [frame(json.dumps({"type": "message", "text": text}).encode()) for text in said]
+
+    peer.socket.sendall(b"".join(messages) + frame(PING) + frame(b"bad") + messages[0])
+    if reset:
+        peer.reset()
+    else:
+        peer.socket.close()
+
+    session = f"/sessions/{welcome['sessionId']}"
+    headers = {"Authorization": f"Bearer {welcome['token']}"}
+    wait_for(lambda: not server.get(session, headers=headers).json["connected"], what="the socket's end")
+    events = server.get(f"{session}/events?limit=1000", headers=headers).json["events"]
+    assert [event["data"]["text"] for event in events if event["type"] == "user_message"] == [*said, said[0]]
+
+
 # -- the accounts
 
 

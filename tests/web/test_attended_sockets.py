@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket as sockets
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -47,6 +48,20 @@ class Answering:
         except ConnectionGone as gone:
             self.gone = gone
             self.socket.finish()
+
+
+class Undeterred(Answering):
+    """Goes on with what has come although no answer arrives."""
+
+    def serve(self) -> None:
+        try:
+            while (text := self.socket.next_frame()) is not None:
+                self.served.append(text)
+                self.go_on.wait()
+                with suppress(ConnectionGone):
+                    self.socket.send(text)
+        except ConnectionGone as gone:
+            self.gone = gone
 
 
 class Peer:
@@ -96,7 +111,7 @@ Pair = tuple[Peer, SocketIO, Answering]
 def attended() -> Iterator[Callable[..., Pair]]:
     opened: list[Any] = []
 
-    def connect(*, tcp: bool = False, **options: Any) -> Pair:
+    def connect(*, tcp: bool = False, handler: type[Answering] = Answering, **options: Any) -> Pair:
         ours, theirs = _tcp_pair() if tcp else gevent.socket.socketpair()
         opened.append(ours)
         ours.settimeout(20)
@@ -109,7 +124,7 @@ def attended() -> Iterator[Callable[..., Pair]]:
             "HTTP_SEC_WEBSOCKET_VERSION": "13",
         }
         socket = SocketIO({**headers, "gunicorn.socket": theirs}, **options)
-        answering = Answering(socket)
+        answering = handler(socket)
         socket.attend(answering)
         socket.close()  # flask-sock's
         theirs.close()  # gunicorn's
@@ -277,3 +292,24 @@ def test_a_peer_that_goes_while_an_answer_waits_for_it_takes_the_sender_along(at
     until(lambda: answering.gone)
     until(lambda: socket._tcp.closed)
     assert not socket._sender.busy
+
+
+@pytest.mark.parametrize(("closed", "served"), [(False, 5), (True, 1)], ids=["heard out", "until we close"])
+def test_a_peer_that_has_left_is_heard_out(attended: Callable[..., Pair], closed: bool, served: int) -> None:
+    peer, socket, answering = attended(tcp=True, handler=Undeterred)
+    answering.go_on.clear()
+    for number in range(5):
+        peer.send(TextMessage(f"slow {number}"))
+    until(lambda: answering.served)
+    peer.socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    peer.socket.close()
+    with suppress(ConnectionGone):
+        until(lambda: socket.send("anybody there?"))
+
+    if closed:
+        socket.close(1012)
+    answering.go_on.set()
+
+    until(lambda: answering.gone)
+    assert answering.served == [f"slow {number}" for number in range(served)]
+    assert (socket.close_code, socket.sent_code) == (LOST, None)
