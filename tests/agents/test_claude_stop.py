@@ -145,7 +145,7 @@ def test_a_model_that_says_nothing_is_stopped(rig: Rig) -> None:
         began = time.monotonic()
         with pytest.raises(ClaudeTimeoutError, match=r"silent for 1\.5 s"):
             rig.run(api, silence_s=1.5)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 25, "before the model would have answered"
 
 
 def test_a_tool_may_be_silent_for_longer_than_the_model(rig: Rig) -> None:

@@ -18,7 +18,7 @@ from mortal_journal import FOLDER, MortalJournal, MortalRedisJournal
 from app import create_app
 from app.agents import AgentEvent, Finished, TextFinal, ToolFinished, ToolStarted, TurnRequest
 from app.agents.mcp_client import McpClient, ToolAnswer
-from app.journal import backends
+from app.journal import backends, redis
 
 
 class PlannedAgent:
@@ -94,5 +94,5 @@ def _changed(workflow: dict[str, Any], proposal: dict[str, Any]) -> dict[str, An
 
 
 backends.SqliteJournal = MortalJournal  # type: ignore[misc]
-backends.RedisJournal = MortalRedisJournal  # type: ignore[misc]
+redis.RedisJournal = MortalRedisJournal  # type: ignore[misc]
 app = create_app(agent=None if os.environ.get("AGENT") == "claude" else PlannedAgent())
