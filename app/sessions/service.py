@@ -42,6 +42,8 @@ from app.web.limits import Limits, refused_by_change
 MAX_PENDING_MESSAGES = 20
 FULL_RETRY_S = 30
 ROOM_TRIES = 100
+SPARE_PART = 200
+"""Of ``MAX_SESSIONS`` one in so many makes way besides: to look for the longest idle costs more than an opening."""
 """Each that is in vain means that somebody else's was not."""
 SLEEPERS_AT_ONCE = 200
 HOLDS = (Hold(OpenConnection.KIND, "session:"), Hold(Repair.KIND, "waiting:"))
@@ -303,7 +305,7 @@ class Sessions:
         raise TooManySessionsError("Too many begin at once.", retry_after_s=FULL_RETRY_S)
 
     def _make_room(self) -> None:
-        """Put the longest idle to sleep until one more fits; several, where ``MAX_SESSIONS`` was lowered.
+        """Put the longest idle to sleep until one more fits; several, where ``MAX_SESSIONS`` is large, or was lowered.
 
         :raises TooManySessionsError: none of them is idle, and there is still no room.
         """
@@ -312,7 +314,8 @@ class Sessions:
             return
         looked_at = self._idle()
         # Even one that was used this instant: it is not in use now, and wakes when it is wanted.
-        if put_to_sleep(self.journal, idle_before=datetime.now(UTC) + timedelta(days=1), at_most=over):
+        at_most = over + self.max_live // SPARE_PART
+        if put_to_sleep(self.journal, idle_before=datetime.now(UTC) + timedelta(days=1), at_most=at_most):
             return
         # Where others have come and gone meanwhile there was one for us too, and there may be again.
         if self.journal.live_sessions() >= self.max_live and self._idle() == looked_at:

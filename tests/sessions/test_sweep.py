@@ -240,6 +240,18 @@ def test_the_longest_idle_session_makes_way(full: BridgeServer, connect: Callabl
     }
 
 
+def test_of_many_sessions_some_make_way_at_once() -> None:
+    """Or each opening at the bound would look for the longest idle anew."""
+    with BridgeServer({**UNLIMITED, "MAX_SESSIONS": 400}) as server:
+        with ThreadPoolExecutor(4) as pool:
+            first = list(pool.map(lambda _: open_by_http(server).status, range(400)))
+        assert {*first} == {201} and server.get("/health").json["activeSessions"] == 400
+
+        assert open_by_http(server).status == 201
+
+        assert server.get("/health").json["activeSessions"] == 400 - 3 + 1
+
+
 def test_when_all_are_in_use_nobody_else_comes_in(full: BridgeServer, connect: Callable[..., Client]) -> None:
     sleeper = connect(full)
     sleeper.disconnect()
