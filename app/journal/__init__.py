@@ -7,7 +7,7 @@ for a write. Both backends (``sqlite``, ``redis``) hold exactly this, and one co
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -387,8 +387,11 @@ class Journal(Protocol):
     def find(self, kind: str, group: str = "", *, limit: int = 100, before: datetime | None = None) -> list[Document]:
         """Documents of ``kind`` labelled ``group`` (all, where empty), newest created first."""
 
-    def claim(self, holder: str, *, ttl_s: float) -> Claim | None:
-        """Take the lease of a session that has a due input and no live lease; the least recently served goes first."""
+    def claim(self, holder: str, *, ttl_s: float, but: Collection[str] = ()) -> Claim | None:
+        """Take the lease of a session that has a due input and no live lease; the least recently served goes first.
+
+        :param but: sessions that are not wanted: a worker that was paused does not take over from itself.
+        """
 
     def acquire(self, name: str, holder: str, *, ttl_s: float) -> Lease | None:
         """Take a lease that is free or expired, with a new epoch; ``None`` where anybody holds it, oneself too."""

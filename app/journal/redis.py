@@ -6,7 +6,7 @@ What the functions do is in ``redis_functions.lua``, how they are reached in :mo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
@@ -99,8 +99,9 @@ class RedisJournal:
             tally.count(change)
         return result
 
-    def claim(self, holder: str, *, ttl_s: float) -> Claim | None:
-        outcome, *told = self._write("claim", text(holder), microseconds(ttl_s))
+    def claim(self, holder: str, *, ttl_s: float, but: Collection[str] = ()) -> Claim | None:
+        unwanted = several(list(but), lambda session_id: [text(session_id)])
+        outcome, *told = self._write("claim", text(holder), microseconds(ttl_s), *unwanted)
         if outcome != b"ok":
             return None
         found = _input(told[1:])

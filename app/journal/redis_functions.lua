@@ -682,7 +682,10 @@ end
 local writes = { commit = commit }
 
 function writes.claim()
-  local holder, ttl = take(), number()
+  local holder, ttl, unwanted, but = take(), number(), list(take), {}
+  for _, id in ipairs(unwanted) do
+    but[id] = true
+  end
   for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'due', '-inf', text(NOW), 'LIMIT', 0, BATCH)) do
     call('ZREM', P .. 'due', id)
     local found = input(id)
@@ -697,7 +700,12 @@ function writes.claim()
   for _, m in ipairs(ended) do
     offer(session(name_of(m)))
   end
-  local m = call('ZRANGE', P .. 'ready', 0, 0)[1]
+  local m
+  for _, one in ipairs(call('ZRANGE', P .. 'ready', 0, #unwanted)) do
+    if not m and not but[name_of(one)] then
+      m = one
+    end
+  end
   if not m then
     return { 'none' }, false
   end

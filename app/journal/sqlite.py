@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import partial
@@ -108,16 +108,18 @@ class SqliteJournal:
             tally.count(change)
         return committed
 
-    def claim(self, holder: str, *, ttl_s: float) -> Claim | None:
+    def claim(self, holder: str, *, ttl_s: float, but: Collection[str] = ()) -> Claim | None:
+        marks = ", ".join("?" * len(but))
+
         def operation(connection: sqlite3.Connection) -> tuple[Claim | None, Iterable[str]]:
             now = time.time()
             row = connection.execute(
                 f"SELECT {INPUT}, s.number FROM inputs i JOIN sessions s ON s.number = i.session "
                 f"LEFT JOIN leases l ON l.name = 'session:' || s.session_id AND {HELD} "
-                "WHERE i.due_at <= ? AND l.name IS NULL "
+                f"WHERE i.due_at <= ? AND l.name IS NULL AND s.session_id NOT IN ({marks}) "
                 # The least recently served session; in it, what was begun and lost, then the oldest.
                 "ORDER BY s.served_at, i.turn_id IS NULL, i.input_id LIMIT 1",
-                (now, now, now),
+                (now, now, now, *but),
             ).fetchone()
             if row is None:
                 return None, ()

@@ -48,10 +48,10 @@ def socket_blueprint(bridge: BridgeWorker, *, count_handshake: Callable[[], None
 
     @blueprint.before_request
     def gate() -> None:
-        if request.method != "GET":  # each route for it takes HEAD, too
-            raise MethodNotAllowed(["GET"])
         if not auth.origin_allowed(request.environ, bridge.settings):
             raise ForbiddenOriginError("This page may not connect here.")
+        if request.method != "GET":  # each route for it takes HEAD, too
+            raise MethodNotAllowed(["GET"])
         if bridge.draining:
             raise DrainingError("This worker is restarting.", retry_after_s=1)
         if len(places) >= bridge.settings.max_connections:

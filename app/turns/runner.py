@@ -6,7 +6,6 @@ What is pending is what the journal says is unanswered; there is no queue here.
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 
 import gevent
@@ -38,7 +37,6 @@ class Runner:
         self._draining = False
         self._greenlets: list[gevent.Greenlet] = []
         self._free = GreenEvent()
-        self._renewed_at = 0.0
 
     @property
     def active_turns(self) -> int:
@@ -46,7 +44,6 @@ class Runner:
 
     def start(self) -> None:
         self._presence = self._journal.acquire(f"worker:{self._holder}", self._holder, ttl_s=self._lease_s)
-        self._renewed_at = time.monotonic()
         self._greenlets = [gevent.spawn(self._claim_forever), gevent.spawn(self._renew_forever)]
 
     def drain(self) -> None:
@@ -77,13 +74,10 @@ class Runner:
                     continue
                 if self._running:
                     gevent.sleep(ROOM_S * len(self._running))
-                if self._running and time.monotonic() - self._renewed_at > self._lease_s:
-                    # This process was paused: it must not take over from itself before it has renewed its leases.
-                    # Asked last, with no wait before the claim: the pause may have been in any of them.
-                    watch.wait(self._lease_s / 10)
-                    continue
+                # Where this process was paused their leases have run out: it must not take over from itself.
+                own = {running.claim.input.session_id for running in self._running.values()}
                 try:
-                    claim = self._journal.claim(self._holder, ttl_s=self._lease_s)
+                    claim = self._journal.claim(self._holder, ttl_s=self._lease_s, but=own)
                 except BaseError as exc:
                     log.warning("claiming failed: %s", exc)
                     gevent.sleep(LOOK_S)
@@ -113,7 +107,6 @@ class Runner:
             leases = [*held, *([self._presence] if self._presence else [])]
             try:
                 lost = self._journal.renew(leases, ttl_s=self._lease_s)
-                self._renewed_at = time.monotonic()
                 if self._presence in lost:
                     name = f"worker:{self._holder}"
                     self._presence = self._journal.acquire(name, self._holder, ttl_s=self._lease_s)

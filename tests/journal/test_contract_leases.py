@@ -250,6 +250,24 @@ def test_a_session_has_one_claim_at_a_time(journal: Journal, other: Journal, ses
         assert handle.claim("another worker", ttl_s=60) is None
 
 
+def test_sessions_that_are_not_wanted_are_left_to_others(journal: Journal, other: Journal) -> None:
+    """Also where the leases of one's own have run out, and nobody has taken them."""
+    first, second, third = (open_session(journal) for _ in range(3))
+    for session_id in (first, second, third):
+        ask(journal, session_id)
+    paused = [claimed(journal, ttl_s=0.05) for _ in range(2)]
+    assert [claim.input.session_id for claim in paused] == [first, second]
+    until(lambda: not journal.held(f"session:{first}") and not journal.held(f"session:{second}"))
+
+    claim = journal.claim("worker", ttl_s=60, but={first, second})
+
+    assert claim is not None and claim.input.session_id == third
+    assert journal.claim("worker", ttl_s=60, but={first, second}) is None
+    assert journal.renew([paused[0].lease], ttl_s=60) == set()
+    taken = other.claim("another worker", ttl_s=60)
+    assert taken is not None and taken.input.session_id == second
+
+
 def test_the_oldest_input_of_a_session_comes_first(journal: Journal, session_id: str) -> None:
     asked = [ask(journal, session_id, kind=("chat", "repair")[n % 2], key=str(n)).input_id for n in range(4)]
 

@@ -11,6 +11,7 @@ written to it, a line each.
 import json
 import os
 import signal
+from collections.abc import Collection
 from pathlib import Path
 
 from app.journal import Change, Claim, Committed
@@ -42,8 +43,8 @@ class _Mortal:
             end()
         return committed
 
-    def claim(self, holder: str, *, ttl_s: float) -> Claim | None:
-        claim = super().claim(holder, ttl_s=ttl_s)
+    def claim(self, holder: str, *, ttl_s: float, but: Collection[str] = ()) -> Claim | None:
+        claim = super().claim(holder, ttl_s=ttl_s, but=but)
         if claim is not None and self._fatal({"claim"}):
             end()
         return claim

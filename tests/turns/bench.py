@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ class PausableJournal(SqliteJournal):
 
     paused = False
 
-    def claim(self, holder: str, *, ttl_s: float) -> Claim | None:
-        return None if self.paused else super().claim(holder, ttl_s=ttl_s)
+    def claim(self, holder: str, *, ttl_s: float, but: Collection[str] = ()) -> Claim | None:
+        return None if self.paused else super().claim(holder, ttl_s=ttl_s, but=but)
 
     def renew(self, leases: Iterable[Lease], *, ttl_s: float) -> set[Lease]:
         return set() if self.paused else super().renew(leases, ttl_s=ttl_s)

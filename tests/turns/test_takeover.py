@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from gevent.event import Event
 
 from app.agents import AgentEvent, TextDelta, ToolStarted, TurnRequest
-from app.journal import Change, StartInput
+from app.journal import Change, Claim, StartInput
 from tests.journal.steps import until
 from tests.support.agents import ScriptedAgent, never, says, use, waits
 from tests.turns.bench import SHORT_LEASE_S, Bench, Worker, paused_past_its_lease, two_nodes
@@ -339,8 +340,8 @@ def test_a_claim_that_comes_back_during_a_drain_is_given_back(bench: Bench) -> N
     leaving = bench.worker(asked)
     claim = leaving.journal.claim
 
-    def slow(holder: str, *, ttl_s: float):  # type: ignore[no-untyped-def]
-        found = claim(holder, ttl_s=ttl_s)
+    def slow(holder: str, **options: Any) -> Claim | None:
+        found = claim(holder, **options)
         if found is not None:
             leaving.runner.drain()
         return found
