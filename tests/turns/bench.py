@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gevent
 
@@ -36,12 +36,19 @@ SHORT_LEASE_S = 0.3
 
 
 class PausableJournal(SqliteJournal):
-    """A handle of a worker that may be paused: while it is, it asks for nothing and its leases are not renewed."""
+    """A handle of a worker that may be paused: while it is, it asks for nothing and its leases are not renewed.
+
+    :cvar claimed: the sessions of all workers' claims, in order.
+    """
 
     paused = False
+    claimed: ClassVar[list[str]] = []
 
     def claim(self, holder: str, *, ttl_s: float, but: Collection[str] = ()) -> Claim | None:
-        return None if self.paused else super().claim(holder, ttl_s=ttl_s, but=but)
+        claim = None if self.paused else super().claim(holder, ttl_s=ttl_s, but=but)
+        if claim is not None:
+            self.claimed.append(claim.input.session_id)
+        return claim
 
     def renew(self, leases: Iterable[Lease], *, ttl_s: float) -> set[Lease]:
         return set() if self.paused else super().renew(leases, ttl_s=ttl_s)
