@@ -90,6 +90,10 @@ class DrainWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         try:
             super().init_process()
         except (Exception, SystemExit) as exc:
+            if not self.booted and not self.alive and has_served(self.served_fd) and isinstance(exc, Exception):
+                # Nobody waits for it any more, so it is no error that it could not start, for a locked journal say.
+                self.log.warning("a worker that was told to go could not start", extra={"reason": str(exc)})
+                sys.exit(0)
             if self.booted or not self.alive:
                 raise
             if not has_served(self.served_fd):

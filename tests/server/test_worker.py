@@ -532,6 +532,29 @@ def test_term_ends_workers_that_are_still_loading(project: Path) -> None:
         server.close()
 
 
+def test_a_worker_that_is_told_to_go_and_cannot_start_is_no_error(server: BridgeServer) -> None:
+    wsgi = server.project / "wsgi.py"
+    text = wsgi.read_text()
+    wsgi.write_text(
+        "import pathlib, time\n"
+        "pathlib.Path('loading').touch()\n"
+        "while pathlib.Path('loading').exists(): time.sleep(0.01)\n"
+        "raise OSError('the journal is locked')\n"
+    )
+    old = server.kill_worker(signal.SIGKILL)
+    wait_for((server.project / "loading").exists, what="the next to load")
+    (loading,) = [pid for pid in server.worker_pids() if pid != old]
+    wsgi.write_text(text)
+    os.kill(loading, signal.SIGTERM)
+    status = Path(f"/proc/{loading}/status")
+    wait_for(lambda: re.search(r"ShdPnd:\s0+\n", status.read_text()), what="the signal to be taken")
+    (server.project / "loading").unlink()
+
+    assert server.wait_log("a worker that was told to go could not start")["reason"] == "the journal is locked"
+    server.wait_healthy()
+    assert not server.log_lines("Exception in worker process")
+
+
 def test_an_application_that_exits_as_it_is_loaded_ends_the_start(project: Path) -> None:
     (project / "wsgi.py").write_text("raise SystemExit(0)\n")
     server = BridgeServer(project=project).start(wait=False)
