@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -268,6 +269,7 @@ def test_what_no_callback_brought_is_found(stage: Stage) -> None:
     handler = next(str(w["id"]) for w in stage.api.iter_workflows() if str(w["name"]).startswith("Self-healing bridge"))
     one, path = broken(stage, to(MENDED))
     stage.api.unpublish(handler)
+    time.sleep(1.0)  # production follows by some tenths of a second, and n8n says nowhere that it has
     try:
         fail(one, path)
         error = one.receive("workflow_error")
