@@ -128,6 +128,7 @@ class Chat:
             for number in itertools.count():
                 self.said.append(f"m{number}")
                 until = time.monotonic() + MESSAGE_EVERY_S
+                # mypy infers no type for a lambda with a default, which binds this round's.
                 self.talk(lambda until=until: not running() or time.monotonic() > until)  # type: ignore[misc]
                 if not running():
                     break

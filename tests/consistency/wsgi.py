@@ -58,5 +58,6 @@ def _noted(body: Iterator[bytes], write_id: str) -> Iterator[bytes]:
         yield piece
 
 
+# Under all of its callers, and at each try: what leaves is to be noted, not what is asked for.
 Transport._send = send  # type: ignore[method-assign]
 app = create_app(agent=SlowAgent())

@@ -93,6 +93,7 @@ def _changed(workflow: dict[str, Any], proposal: dict[str, Any]) -> dict[str, An
     return {**body, **proposal.get("workflow", {})}
 
 
+# Where the factory looks for them: SQLite is imported at the start, Redis only where it is used.
 backends.SqliteJournal = MortalJournal  # type: ignore[misc]
 redis.RedisJournal = MortalRedisJournal  # type: ignore[misc]
 app = create_app(agent=None if os.environ.get("AGENT") == "claude" else PlannedAgent())
